@@ -1,0 +1,7 @@
+//! The agent: reads Services and endpoints, fills the maps of the kernel programs.
+//!
+//! `source` → [`model`] → `desired` → `reconcile` → [`dataplane`]; see `ARCHITECTURE.md`.
+#![warn(missing_docs)]
+
+pub mod dataplane;
+pub mod model;

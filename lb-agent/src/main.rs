@@ -1,0 +1,3 @@
+//! The `lb-agent` binary.
+
+fn main() {}

@@ -1,0 +1,163 @@
+//! Services, endpoints and nodes in our own words.
+//!
+//! Every source translates into these types; nothing behind them knows where an object came from.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::IpAddr,
+    sync::Arc,
+};
+
+use ipnet::IpNet;
+use lb_common::Protocol;
+
+/// Namespace and name of an object.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ObjectName {
+    /// Kubernetes namespace.
+    pub namespace: String,
+    /// Name within the namespace.
+    pub name: String,
+}
+
+impl fmt::Display for ObjectName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// The state of the cluster as far as this node's Services need it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Model {
+    /// Services that a proxy has to serve (items 2 and 4 are applied by `compile`).
+    pub services: BTreeMap<ObjectName, Arc<Service>>,
+    /// Endpoint slices by Service; the slices' own names keep them apart (items 5 and 7).
+    pub slices: BTreeMap<ObjectName, BTreeMap<String, Arc<Slice>>>,
+    /// This node, once it is known.
+    pub node: Option<Arc<Node>>,
+}
+
+/// A Service object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Type of the Service.
+    pub kind: ServiceKind,
+    /// Cluster addresses, at most one a family; empty for headless Services.
+    pub cluster_ips: Vec<IpAddr>,
+    /// `spec.externalIPs` (item 25).
+    pub external_ips: Vec<IpAddr>,
+    /// Load-balancer addresses in VIP mode (item 23).
+    pub load_balancer_ips: Vec<IpAddr>,
+    /// Ports, in the object's order.
+    pub ports: Vec<ServicePort>,
+    /// `spec.internalTrafficPolicy`.
+    pub internal_policy: TrafficPolicy,
+    /// `spec.externalTrafficPolicy`.
+    pub external_policy: TrafficPolicy,
+    /// Session affinity by client address, in seconds (item 49).
+    pub affinity_timeout_s: Option<u32>,
+    /// `spec.loadBalancerSourceRanges` (item 46).
+    pub source_ranges: Vec<IpNet>,
+    /// `spec.healthCheckNodePort`; 0 is none.
+    pub health_check_node_port: u16,
+}
+
+/// Type of a Service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServiceKind {
+    /// Reached by its cluster address.
+    ClusterIp,
+    /// Reached by a port of every node, too.
+    NodePort,
+    /// Reached by a load balancer's address, too.
+    LoadBalancer,
+    /// A name for something else; not ours (item 4).
+    ExternalName,
+}
+
+impl fmt::Display for ServiceKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::ClusterIp => "ClusterIP",
+            Self::NodePort => "NodePort",
+            Self::LoadBalancer => "LoadBalancer",
+            Self::ExternalName => "ExternalName",
+        })
+    }
+}
+
+/// Which backends a class of traffic may reach.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TrafficPolicy {
+    /// Any node's.
+    #[default]
+    Cluster,
+    /// Only this node's.
+    Local,
+}
+
+/// One port of a Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServicePort {
+    /// Joins it with the ports of slices (item 7); empty for a single port.
+    pub name: String,
+    /// IP protocol number.
+    pub protocol: Protocol,
+    /// Port of the VIPs.
+    pub port: u16,
+    /// Port of the nodes; 0 is none.
+    pub node_port: u16,
+}
+
+/// An EndpointSlice object.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Slice {
+    /// Ports that every endpoint of the slice serves.
+    pub ports: Vec<SlicePort>,
+    /// The endpoints.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// One port of a slice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlicePort {
+    /// Joins it with a port of the Service (item 7).
+    pub name: String,
+    /// IP protocol number.
+    pub protocol: Protocol,
+    /// Port of the endpoints.
+    pub port: u16,
+}
+
+/// One endpoint, with the defaults of item 10 applied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The first address; the others are never used (item 8).
+    pub addr: IpAddr,
+    /// Takes new connections.
+    pub ready: bool,
+    /// Answers, whether or not it is going away.
+    pub serving: bool,
+    /// Is going away.
+    pub terminating: bool,
+    /// Node that it runs on.
+    pub node: Option<String>,
+    /// Zones that should use it (item 17).
+    pub for_zones: BTreeSet<String>,
+    /// Nodes that should use it (item 17).
+    pub for_nodes: BTreeSet<String>,
+}
+
+/// This node's object.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Node {
+    /// `InternalIP` addresses: where NodePorts are served under `primary` (item 21).
+    pub internal_ips: Vec<IpAddr>,
+    /// Label `topology.kubernetes.io/zone` (item 17).
+    pub zone: Option<String>,
+    /// `spec.podCIDRs`.
+    pub pod_cidrs: Vec<IpNet>,
+    /// Neither being deleted nor about to be removed by the cluster autoscaler (item 55).
+    pub eligible: bool,
+}

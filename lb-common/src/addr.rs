@@ -1,0 +1,153 @@
+//! An address of either family in sixteen bytes.
+
+use core::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use bytemuck::{Pod, Zeroable};
+
+/// The first twelve bytes of an IPv4-mapped IPv6 address (RFC 4291, 2.5.5.2).
+const V4_MAPPED: [u32; 3] = [0, 0, 0xffff];
+
+/// An IPv6 address, or an IPv4 address in its IPv4-mapped form, in network byte order.
+///
+/// One form for both families lets every map, and every process socket that dials a VIP through
+/// its mapped address, share one key.
+#[repr(C, align(4))]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Pod, Zeroable)]
+pub struct Addr {
+    /// The bytes as they stand on the wire; IPv4 in the last four.
+    pub octets: [u8; 16],
+}
+
+const _: () = assert!(size_of::<Addr>() == 16);
+
+impl Addr {
+    /// The unspecified IPv6 address, `::`.
+    pub const UNSPECIFIED: Self = Self { octets: [0; 16] };
+
+    /// An address from four words that hold its bytes in wire order.
+    #[inline(always)]
+    #[must_use]
+    pub fn from_wire_words(words: [u32; 4]) -> Self {
+        bytemuck::cast(words)
+    }
+
+    /// The address as four words that hold its bytes in wire order.
+    #[inline(always)]
+    #[must_use]
+    pub fn to_wire_words(self) -> [u32; 4] {
+        bytemuck::cast(self)
+    }
+
+    /// An IPv4 address from a word that holds its bytes in wire order.
+    #[inline(always)]
+    #[must_use]
+    pub fn from_wire_v4(word: u32) -> Self {
+        let [a, b, c] = V4_MAPPED;
+        Self::from_wire_words([a, b, c.to_be(), word])
+    }
+
+    /// The last four bytes in wire order: the whole of an IPv4 address.
+    #[inline(always)]
+    #[must_use]
+    pub fn to_wire_v4(self) -> u32 {
+        let [_, _, _, word] = self.to_wire_words();
+        word
+    }
+
+    /// Whether this is an IPv4 address.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_v4(self) -> bool {
+        let [a, b, c, _] = self.to_wire_words();
+        let [ma, mb, mc] = V4_MAPPED;
+        (a, b, c) == (ma, mb, mc.to_be())
+    }
+
+    /// Whether this is 127.0.0.0/8 or `::1`.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_loopback(self) -> bool {
+        let [a, b, c, d] = self.to_wire_words();
+        if self.is_v4() {
+            u32::from_be(d) >> 24 == 127
+        } else {
+            (a | b | c) == 0 && u32::from_be(d) == 1
+        }
+    }
+
+    /// The address in the standard library's type.
+    #[must_use]
+    pub fn to_ip(self) -> IpAddr {
+        let v6 = Ipv6Addr::from(self.octets);
+        v6.to_ipv4_mapped().map_or(IpAddr::V6(v6), IpAddr::V4)
+    }
+}
+
+impl From<Ipv4Addr> for Addr {
+    fn from(v4: Ipv4Addr) -> Self {
+        Self {
+            octets: v4.to_ipv6_mapped().octets(),
+        }
+    }
+}
+
+impl From<Ipv6Addr> for Addr {
+    fn from(v6: Ipv6Addr) -> Self {
+        Self {
+            octets: v6.octets(),
+        }
+    }
+}
+
+impl From<IpAddr> for Addr {
+    fn from(ip: IpAddr) -> Self {
+        match ip {
+            IpAddr::V4(v4) => v4.into(),
+            IpAddr::V6(v6) => v6.into(),
+        }
+    }
+}
+
+impl fmt::Display for Addr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.to_ip().fmt(f)
+    }
+}
+
+impl fmt::Debug for Addr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn every_address_survives_the_round_trip(bits: u128, v4: bool) {
+            let ip: IpAddr = if v4 {
+                Ipv4Addr::from_bits(bits as u32).into()
+            } else {
+                Ipv6Addr::from_bits(bits).into()
+            };
+            prop_assert_eq!(Addr::from(ip).to_ip(), ip.to_canonical());
+            prop_assert_eq!(Addr::from(ip).is_v4(), ip.to_canonical().is_ipv4());
+            prop_assert_eq!(Addr::from(ip).is_loopback(), ip.to_canonical().is_loopback());
+        }
+
+        #[test]
+        fn wire_words_hold_the_octets_in_order(bits: u32) {
+            let v4 = Ipv4Addr::from_bits(bits);
+            let word = u32::from_ne_bytes(v4.octets());
+            prop_assert_eq!(Addr::from_wire_v4(word), Addr::from(v4));
+            prop_assert_eq!(Addr::from(v4).to_wire_v4(), word);
+        }
+    }
+}

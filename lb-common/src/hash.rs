@@ -1,0 +1,44 @@
+//! Hashes that the kernel and the agent compute alike.
+
+use crate::Addr;
+
+/// 2^32 divided by the golden ratio, made odd: the multiplier of Fibonacci hashing.
+pub const GOLDEN: u32 = 0x9e37_79b1;
+
+/// The odd multiplier of splitmix64's first round, a well-mixing 64-bit constant.
+const MULTIPLIER: u64 = 0xbf58_476d_1ce4_e5b9;
+
+#[inline(always)]
+fn mix(state: u64, word: u64) -> u64 {
+    let product = (state ^ word).wrapping_mul(MULTIPLIER);
+    product ^ (product >> 32)
+}
+
+#[inline(always)]
+fn halves(addr: Addr) -> (u64, u64) {
+    let [a, b, c, d] = addr.to_wire_words();
+    (
+        u64::from(a) | u64::from(b) << 32,
+        u64::from(c) | u64::from(d) << 32,
+    )
+}
+
+/// Mixes two addresses and a word under a seed.
+#[inline(always)]
+#[must_use]
+pub fn pair(a: Addr, b: Addr, word: u64, seed: u32) -> u32 {
+    let state = mix(u64::from(seed), word);
+    let (high, low) = halves(a);
+    let state = mix(mix(state, high), low);
+    let (high, low) = halves(b);
+    let state = mix(mix(state, high), low);
+    (mix(state, MULTIPLIER) >> 32) as u32
+}
+
+/// Mixes one address and a word into 64 bits under a seed.
+#[must_use]
+pub fn address(addr: Addr, word: u64, seed: u64) -> u64 {
+    let (high, low) = halves(addr);
+    let state = mix(mix(mix(seed, word), high), low);
+    mix(mix(state, MULTIPLIER), seed)
+}

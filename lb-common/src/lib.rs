@@ -1,0 +1,44 @@
+//! What the kernel programs and the agent share.
+//!
+//! Everything here is pure: no system call, no clock, no randomness, no `unsafe`. The kernel
+//! programs of `lb-ebpf` supply packets and maps through the traits of [`packet`] and [`path`];
+//! the tests of this crate supply the same on the host.
+#![no_std]
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::unwrap_used
+    )
+)]
+
+#[cfg(any(test, feature = "alloc"))]
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+pub mod addr;
+pub mod backend;
+pub mod config;
+pub mod flow;
+pub mod frontend;
+pub mod hash;
+pub mod interface;
+pub mod protocol;
+pub mod tuple;
+pub mod wire;
+
+pub use self::{
+    addr::Addr,
+    backend::{Backend, BackendRef, BackendState, Slot},
+    config::DatapathConfig,
+    flow::{Flow, FlowKey, Hop, Phase, Pin, PinKey},
+    frontend::{Extent, Frontend, FrontendKey},
+    interface::{Interface, Role},
+    protocol::Protocol,
+    tuple::Tuple,
+};

@@ -1,0 +1,62 @@
+//! IPv4 (RFC 791).
+
+use bytemuck::{Pod, Zeroable};
+
+/// The header without options, as it stands on the wire.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+pub struct Ipv4Header {
+    /// Version in the upper half, header length in words in the lower.
+    pub version_ihl: u8,
+    /// DSCP and ECN.
+    pub tos: u8,
+    /// Length of header and payload, network byte order.
+    pub total_len: u16,
+    /// Identification, network byte order.
+    pub id: u16,
+    /// Flags and fragment offset, network byte order.
+    pub fragment: u16,
+    /// Time to live.
+    pub ttl: u8,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Header checksum, as it stands.
+    pub checksum: u16,
+    /// Source address, bytes in wire order.
+    pub src: u32,
+    /// Destination address, bytes in wire order.
+    pub dst: u32,
+}
+
+const _: () = assert!(size_of::<Ipv4Header>() == 20);
+
+/// Byte offsets.
+pub mod field {
+    /// Time to live; the protocol follows it.
+    pub const TTL: usize = 8;
+    /// Header checksum.
+    pub const CHECKSUM: usize = 10;
+    /// Source address; the destination address follows it.
+    pub const SRC: usize = 12;
+    /// Destination address.
+    pub const DST: usize = 16;
+}
+
+/// "More fragments" and the fragment offset: non-zero in every fragment (RFC 791, 3.1).
+const FRAGMENT_MASK: u16 = 0x3fff;
+
+impl Ipv4Header {
+    /// Length of the header with its options, in bytes; less than 20 in a malformed packet.
+    #[inline(always)]
+    #[must_use]
+    pub fn header_len(&self) -> usize {
+        usize::from(self.version_ihl & 0xf) << 2
+    }
+
+    /// Whether this is a piece of a fragmented packet.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_fragment(&self) -> bool {
+        self.fragment & FRAGMENT_MASK.to_be() != 0
+    }
+}

@@ -1,0 +1,38 @@
+//! IPv6 (RFC 8200).
+
+use bytemuck::{Pod, Zeroable};
+
+/// The fixed header, as it stands on the wire.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+pub struct Ipv6Header {
+    /// Version, traffic class and flow label, network byte order.
+    pub version_flow: u32,
+    /// Length of what follows this header, network byte order.
+    pub payload_len: u16,
+    /// Protocol of what follows.
+    pub next_header: u8,
+    /// Hop limit.
+    pub hop_limit: u8,
+    /// Source address, bytes in wire order.
+    pub src: [u32; 4],
+    /// Destination address, bytes in wire order.
+    pub dst: [u32; 4],
+}
+
+const _: () = assert!(size_of::<Ipv6Header>() == HEADER_LEN);
+
+/// Length of the fixed header, in bytes.
+pub const HEADER_LEN: usize = 40;
+
+/// Byte offsets.
+pub mod field {
+    /// Next header; the hop limit follows it.
+    pub const NEXT_HEADER: usize = 6;
+    /// Hop limit.
+    pub const HOP_LIMIT: usize = 7;
+    /// Source address; the destination address follows it.
+    pub const SRC: usize = 8;
+    /// Destination address.
+    pub const DST: usize = 24;
+}

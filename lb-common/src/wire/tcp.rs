@@ -1,0 +1,41 @@
+//! TCP (RFC 9293).
+
+use bytemuck::{Pod, Zeroable};
+
+/// The first fourteen bytes of the header, as they stand on the wire: up to the flags.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+pub struct TcpStart {
+    /// Source port, network byte order.
+    pub src_port: u16,
+    /// Destination port, network byte order.
+    pub dst_port: u16,
+    /// Sequence number, network byte order, in two halves.
+    pub sequence: [u16; 2],
+    /// Acknowledgment number, network byte order, in two halves.
+    pub acknowledgment: [u16; 2],
+    /// Header length in words, in the upper half.
+    pub data_offset: u8,
+    /// Flags.
+    pub flags: u8,
+}
+
+const _: () = assert!(size_of::<TcpStart>() == 14);
+
+/// Byte offsets.
+pub mod field {
+    /// Checksum.
+    pub const CHECKSUM: usize = 16;
+}
+
+/// Length of the header without options, in bytes.
+pub const HEADER_LEN: usize = 20;
+
+/// No more data from the sender.
+pub const FIN: u8 = 0x01;
+/// Synchronise sequence numbers.
+pub const SYN: u8 = 0x02;
+/// Reset the connection.
+pub const RST: u8 = 0x04;
+/// The acknowledgment number is valid.
+pub const ACK: u8 = 0x10;

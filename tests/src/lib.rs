@@ -1,0 +1,1 @@
+//! The lab: clusters out of network namespaces, and what tests need in them.
