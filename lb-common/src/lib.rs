@@ -23,12 +23,22 @@ extern crate std;
 
 pub mod addr;
 pub mod backend;
+pub mod checksum;
 pub mod config;
+pub mod counter;
 pub mod flow;
 pub mod frontend;
 pub mod hash;
 pub mod interface;
+#[cfg(any(test, feature = "alloc"))]
+pub mod maglev;
+pub mod maps;
+pub mod packet;
+pub mod path;
 pub mod protocol;
+pub mod rewrite;
+pub mod select;
+pub mod socket;
 pub mod tuple;
 pub mod wire;
 
@@ -36,6 +46,7 @@ pub use self::{
     addr::Addr,
     backend::{Backend, BackendRef, BackendState, Slot},
     config::DatapathConfig,
+    counter::Counter,
     flow::{Flow, FlowKey, Hop, Phase, Pin, PinKey},
     frontend::{Extent, Frontend, FrontendKey},
     interface::{Interface, Role},

@@ -1,0 +1,102 @@
+//! What the programs count.
+
+/// Where a packet is met; rows of `COUNTERS`.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Hook {
+    /// XDP on an uplink.
+    Xdp = 0,
+    /// tcx ingress of an uplink or a tunnel.
+    WireIngress = 1,
+    /// tcx egress of an uplink.
+    WireEgress = 2,
+    /// tcx ingress of a pod's veth: from the pod.
+    PodIngress = 3,
+    /// tcx egress of a pod's veth: to the pod.
+    PodEgress = 4,
+    /// Socket calls of the node's processes.
+    Socket = 5,
+}
+
+/// What became of a packet; columns of `COUNTERS`.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// Seen at all.
+    Seen = 0,
+    /// Given a backend, and passed on to the node's stack.
+    ToStack = 1,
+    /// Given a backend, and redirected to its next hop.
+    Redirected = 2,
+    /// A reply, given its frontend back.
+    Replied = 3,
+    /// Left untouched for the next hook, which can do what this one cannot.
+    Deferred = 4,
+    /// Dropped: the frontend has no backend.
+    NoBackend = 5,
+    /// Dropped: every probed SNAT port towards the backend is taken.
+    NoSnatPort = 6,
+    /// Dropped: a table was replaced while the packet was looking into it.
+    TornTable = 7,
+    /// Dropped: the packet could not be changed.
+    NotWritable = 8,
+    /// A connection that was new.
+    NewFlow = 9,
+    /// Finished by an earlier hook of the same packet.
+    Finished = 10,
+    /// Dropped: the SNATed packet has nowhere to go: no route, or no address of the device.
+    Unroutable = 11,
+}
+
+/// An element of `COUNTERS`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Counter {
+    /// Row.
+    pub hook: Hook,
+    /// Column.
+    pub outcome: Outcome,
+}
+
+impl Counter {
+    /// Columns of a row.
+    const COLUMNS: u32 = 16;
+    /// Elements of `COUNTERS`.
+    pub const ELEMENTS: u32 = 6 * Self::COLUMNS;
+
+    /// Index into `COUNTERS`.
+    #[inline(always)]
+    #[must_use]
+    pub fn index(self) -> u32 {
+        self.hook as u32 * Self::COLUMNS + self.outcome as u32
+    }
+}
+
+impl Hook {
+    /// Every hook.
+    pub const ALL: [Self; 6] = [
+        Self::Xdp,
+        Self::WireIngress,
+        Self::WireEgress,
+        Self::PodIngress,
+        Self::PodEgress,
+        Self::Socket,
+    ];
+}
+
+impl Outcome {
+    /// Every outcome.
+    pub const ALL: [Self; 12] = [
+        Self::Seen,
+        Self::ToStack,
+        Self::Redirected,
+        Self::Replied,
+        Self::Deferred,
+        Self::NoBackend,
+        Self::NoSnatPort,
+        Self::TornTable,
+        Self::NotWritable,
+        Self::NewFlow,
+        Self::Finished,
+        Self::Unroutable,
+    ];
+}

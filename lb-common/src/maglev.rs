@@ -1,0 +1,189 @@
+//! Maglev look-up tables (Eisenbud et al., "Maglev", NSDI 2016, section 3.4).
+//!
+//! Where the paper takes a prime for the table's size, so that any skip visits every slot, we
+//! take a power of two and an odd skip: the same permutation property, and a table of another
+//! size splits or joins slots exactly ([`crate::Extent::slot_index`]).
+
+use alloc::{vec, vec::Vec};
+
+use crate::{Addr, hash};
+
+/// Slots for each backend, at least: shares then differ by less than 1 %.
+pub const SLOTS_PER_BACKEND: u32 = 100;
+/// Binary logarithm of the smallest table.
+pub const MIN_BITS: u32 = 7;
+/// Binary logarithm of the largest table: 10,000 backends of one Service port.
+pub const MAX_BITS: u32 = 20;
+
+/// What a backend's place in the table follows from: the same on every node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Identity {
+    /// Address of the backend.
+    pub addr: Addr,
+    /// Port of the backend.
+    pub port: u16,
+}
+
+/// Binary logarithm of the table size for `backends`, given the size that the table has.
+///
+/// A table grows when it must and shrinks when it is four times too large: a Service that
+/// scales up and down around a limit keeps its table.
+#[must_use]
+pub fn bits_for(backends: usize, current: Option<u32>) -> u32 {
+    let slots = u64::from(SLOTS_PER_BACKEND) * backends as u64;
+    let needed = slots
+        .next_power_of_two()
+        .trailing_zeros()
+        .clamp(MIN_BITS, MAX_BITS);
+    match current {
+        Some(bits) if (needed..=needed + 1).contains(&bits) => bits,
+        _ => needed,
+    }
+}
+
+/// The table of 2^`bits` slots: for each, the index into `backends` of its owner.
+///
+/// Does not depend on the order of `backends`. Empty if there is no backend.
+#[must_use]
+pub fn populate(backends: &[Identity], bits: u32) -> Vec<u32> {
+    const FREE: u32 = u32::MAX;
+    if backends.is_empty() {
+        return Vec::new();
+    }
+    let mut turns: Vec<Turn> = backends
+        .iter()
+        .zip(0..)
+        .map(|(identity, index)| Turn::new(*identity, index, bits))
+        .collect();
+    turns.sort_unstable_by_key(|turn| turn.identity);
+
+    let mut table = vec![FREE; 1 << bits];
+    let mut left = table.len();
+    for turn in (0..turns.len()).cycle() {
+        if left == 0 {
+            break;
+        }
+        if let Some(turn) = turns.get_mut(turn) {
+            turn.claim(&mut table, FREE);
+            left -= 1;
+        }
+    }
+    table
+}
+
+/// A backend that takes its turn in claiming slots, in the order of its own permutation.
+struct Turn {
+    identity: Identity,
+    index: u32,
+    next: usize,
+    skip: usize,
+}
+
+impl Turn {
+    fn new(identity: Identity, index: u32, bits: u32) -> Self {
+        const OFFSET_SEED: u64 = 0x6f66_6673;
+        const SKIP_SEED: u64 = 0x736b_6970;
+        let mask = (1 << bits) - 1;
+        let port = u64::from(identity.port);
+        Self {
+            identity,
+            index,
+            next: hash::address(identity.addr, port, OFFSET_SEED) as usize & mask,
+            skip: hash::address(identity.addr, port, SKIP_SEED) as usize & mask | 1,
+        }
+    }
+
+    /// Claims the first free slot of this backend's permutation. There must be one.
+    fn claim(&mut self, table: &mut [u32], free: u32) {
+        let mask = table.len() - 1;
+        for _ in 0..table.len() {
+            let slot = self.next;
+            self.next = (slot + self.skip) & mask;
+            if let Some(owner) = table.get_mut(slot).filter(|owner| **owner == free) {
+                *owner = self.index;
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::net::Ipv4Addr;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn backends(n: usize, seed: u32) -> Vec<Identity> {
+        (0..n as u32)
+            .map(|i| Identity {
+                addr: Ipv4Addr::from_bits(0x0af4_0000 + seed.wrapping_mul(2053) % 0xffff + i)
+                    .into(),
+                port: 8000,
+            })
+            .collect()
+    }
+
+    fn owners(backends: &[Identity], bits: u32) -> Vec<Identity> {
+        populate(backends, bits)
+            .into_iter()
+            .map(|i| backends[i as usize])
+            .collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        #[test]
+        fn every_backend_is_within_one_percent_of_its_share(n in 1..200_usize, seed: u32) {
+            let backends = backends(n, seed);
+            let table = populate(&backends, bits_for(n, None));
+            let mut counts = vec![0_u32; n];
+            for owner in &table {
+                counts[*owner as usize] += 1;
+            }
+            let share = table.len() as f64 / n as f64;
+            for count in counts {
+                prop_assert!((f64::from(count) - share).abs() <= (share * 0.01).max(1.0));
+            }
+        }
+
+        #[test]
+        fn removing_one_backend_moves_at_most_five_percent_of_the_other_slots(
+            n in 2..100_usize, seed: u32, victim: prop::sample::Index,
+        ) {
+            let all = backends(n, seed);
+            let bits = bits_for(n, None);
+            let gone = all[victim.index(n)];
+            let rest: Vec<_> = all.iter().copied().filter(|b| *b != gone).collect();
+            let (before, after) = (owners(&all, bits), owners(&rest, bits));
+            let moved = before.iter().zip(&after)
+                .filter(|(b, a)| **b != gone && b != a)
+                .count();
+            prop_assert!(moved as f64 <= 0.05 * before.len() as f64, "{moved} of {}", before.len());
+        }
+
+        #[test]
+        fn the_order_of_backends_does_not_matter(
+            order in Just(backends(37, 1)).prop_shuffle(), bits in MIN_BITS..13,
+        ) {
+            prop_assert_eq!(owners(&order, bits), owners(&backends(37, 1), bits));
+        }
+    }
+
+    #[test]
+    fn a_table_has_a_hundred_slots_for_each_backend_and_some_inertia() {
+        assert_eq!(bits_for(1, None), 7);
+        assert_eq!(bits_for(3, None), 9);
+        assert_eq!(bits_for(100, None), 14);
+        assert_eq!(bits_for(1, Some(8)), 8, "half full is kept");
+        assert_eq!(bits_for(1, Some(9)), 7, "four times too large is not");
+        assert_eq!(bits_for(3, Some(7)), 9);
+    }
+
+    #[test]
+    fn nobody_owns_the_table_of_no_backends() {
+        assert!(populate(&[], 7).is_empty());
+    }
+}

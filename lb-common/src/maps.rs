@@ -1,0 +1,108 @@
+//! Names, kinds and capacities of the maps: what the agent expects of an object, and of a pin.
+
+use crate::{
+    Backend, Counter, Flow, FlowKey, Frontend, FrontendKey, Interface, Pin, PinKey, Slot,
+    socket::{SocketKey, SocketPeer},
+};
+
+/// Version of the layout; part of the pin directory's name. Raise it with any change of a key,
+/// a value or their meaning.
+pub const LAYOUT_VERSION: u32 = 1;
+
+/// Default capacity of [`FRONTENDS`](FRONTENDS).
+pub const FRONTENDS_MAX: usize = 65_536;
+/// Default capacity of `BACKENDS`.
+pub const BACKENDS_MAX: usize = 131_072;
+/// Default capacity of the arena `SLOTS`: 32 MiB.
+pub const SLOTS_MAX: usize = 1 << 22;
+/// Default capacity of `FLOWS`.
+pub const FLOWS_MAX: usize = 524_288;
+/// Default capacity of `PINS`.
+pub const PINS_MAX: usize = 65_536;
+/// Default capacity of `SOCKETS`.
+pub const SOCKETS_MAX: usize = 65_536;
+/// Capacity of `INTERFACES`.
+pub const INTERFACES_MAX: usize = 256;
+
+/// Address, port, protocol → Service port and its tables.
+pub const FRONTENDS: &str = "FRONTENDS";
+/// The arena of look-up tables.
+pub const SLOTS: &str = "SLOTS";
+/// Index → backend.
+pub const BACKENDS: &str = "BACKENDS";
+/// One record a connection.
+pub const FLOWS: &str = "FLOWS";
+/// Flows whose backend the tables do not say.
+pub const PINS: &str = "PINS";
+/// Devices that packets leave by with the node's own address.
+pub const INTERFACES: &str = "INTERFACES";
+/// Sockets of the node that were given a backend.
+pub const SOCKETS: &str = "SOCKETS";
+/// Per-CPU counters.
+pub const COUNTERS: &str = "COUNTERS";
+
+/// Kind of a map, by its number in `enum bpf_map_type`.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `BPF_MAP_TYPE_HASH`
+    Hash = 1,
+    /// `BPF_MAP_TYPE_ARRAY`
+    Array = 2,
+    /// `BPF_MAP_TYPE_PERCPU_ARRAY`
+    PerCpuArray = 6,
+    /// `BPF_MAP_TYPE_LRU_HASH`
+    LruHash = 9,
+}
+
+/// `BPF_F_MMAPABLE`: user space may map an array into its memory (Linux 5.5).
+pub const MMAPABLE: u32 = 1 << 10;
+
+/// What a map must look like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MapSpec {
+    /// Name in the object, and of the pin.
+    pub name: &'static str,
+    /// Kind.
+    pub kind: Kind,
+    /// Bytes of a key.
+    pub key_size: u32,
+    /// Bytes of a value.
+    pub value_size: u32,
+    /// Capacity if no flag says otherwise.
+    pub max_entries: u32,
+    /// `BPF_F_…`
+    pub flags: u32,
+}
+
+impl MapSpec {
+    const fn new<K, V>(name: &'static str, kind: Kind, max_entries: usize) -> Self {
+        Self {
+            name,
+            kind,
+            key_size: size_of::<K>() as u32,
+            value_size: size_of::<V>() as u32,
+            max_entries: max_entries as u32,
+            flags: 0,
+        }
+    }
+
+    const fn mmapable(self) -> Self {
+        Self {
+            flags: self.flags | MMAPABLE,
+            ..self
+        }
+    }
+}
+
+/// Every map of the object.
+pub const SPECS: [MapSpec; 8] = [
+    MapSpec::new::<FrontendKey, Frontend>(FRONTENDS, Kind::Hash, FRONTENDS_MAX),
+    MapSpec::new::<u32, Slot>(SLOTS, Kind::Array, SLOTS_MAX).mmapable(),
+    MapSpec::new::<u32, Backend>(BACKENDS, Kind::Array, BACKENDS_MAX),
+    MapSpec::new::<FlowKey, Flow>(FLOWS, Kind::LruHash, FLOWS_MAX),
+    MapSpec::new::<PinKey, Pin>(PINS, Kind::LruHash, PINS_MAX),
+    MapSpec::new::<u32, Interface>(INTERFACES, Kind::Hash, INTERFACES_MAX),
+    MapSpec::new::<SocketKey, SocketPeer>(SOCKETS, Kind::LruHash, SOCKETS_MAX),
+    MapSpec::new::<u32, u64>(COUNTERS, Kind::PerCpuArray, Counter::ELEMENTS as usize),
+];

@@ -1,0 +1,92 @@
+//! The way of a packet: what each hook does, decided here for every hook and both families.
+//!
+//! The functions are generic over [`Env`]: in the kernel it is the maps and the device of one
+//! program run, on the host whatever a test makes it.
+
+pub mod forward;
+pub mod hooks;
+pub mod reply;
+pub mod sockets;
+
+use crate::{
+    Addr, Backend, DatapathConfig, Flow, FlowKey, Frontend, FrontendKey, Hop, Interface, Pin,
+    PinKey, Slot, counter::Outcome, packet::Parsed, rewrite::Rewrite,
+};
+
+/// The tables that the agent fills, and those that the programs keep for themselves.
+pub trait Tables {
+    /// Constants of this load of the programs.
+    fn config(&self) -> DatapathConfig;
+    /// Kernel ticks since some time before boot.
+    fn tick(&self) -> u64;
+    /// An element of `FRONTENDS`.
+    fn frontend(&self, key: &FrontendKey) -> Option<Frontend>;
+    /// An element of `SLOTS`.
+    fn slot(&self, index: u32) -> Option<Slot>;
+    /// An element of `BACKENDS`.
+    fn backend(&self, index: u32) -> Option<Backend>;
+    /// An element of `INTERFACES`.
+    fn interface(&self, ifindex: u32) -> Option<Interface>;
+    /// An element of `PINS`.
+    fn pin(&self, key: &PinKey) -> Option<Pin>;
+    /// Inserts or replaces an element of `PINS`. Best effort: the map forgets the oldest.
+    fn insert_pin(&self, key: &PinKey, pin: &Pin);
+    /// Counts an outcome of this hook.
+    fn count(&self, outcome: Outcome);
+}
+
+/// The store of flows.
+pub trait FlowStore {
+    /// Looks a record up and lets `use_it` read or change it in place.
+    fn look_up<R>(&self, key: &FlowKey, use_it: impl FnOnce(&mut Flow) -> R) -> Option<R>;
+    /// Inserts a record unless its key is there. False if it is, or if there is no room.
+    #[must_use]
+    fn insert_if_absent(&self, key: &FlowKey, flow: &Flow) -> bool;
+    /// Removes a record; one that is not there is no error.
+    fn remove(&self, key: &FlowKey);
+}
+
+/// The device at which a packet is met, and the ways from there.
+pub trait Device {
+    /// Index of the interface.
+    fn ifindex(&self) -> u32;
+    /// Where a packet for `dst` of `parsed`'s size leaves.
+    fn route(&self, parsed: &Parsed, dst: Addr) -> Route;
+    /// Whether this hook can send by `hop`.
+    fn can_send(&self, hop: &Hop) -> bool;
+    /// Whether the packet is not larger than the device of `hop` takes.
+    fn fits(&self, parsed: &Parsed, hop: &Hop) -> bool;
+}
+
+/// Everything that a hook works with.
+pub trait Env: Tables + FlowStore + Device {}
+impl<T: Tables + FlowStore + Device> Env for T {}
+
+/// Answer of the routing table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// Leaves by this hop.
+    Via(Hop),
+    /// This hook cannot tell or cannot send there; a later one may.
+    Defer,
+    /// There is no way.
+    Unreachable,
+}
+
+/// What is to be done with a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Action {
+    /// It is no Service's business: it goes on as it came.
+    Pass,
+    /// It goes on as it came, to a hook that can do more.
+    Defer,
+    /// It is dropped.
+    Drop(Outcome),
+    /// It is rewritten and goes on its way through the node's stack.
+    Stack(Rewrite),
+    /// It is rewritten and leaves by this hop at once.
+    Out(Rewrite, Hop),
+    /// It is rewritten and goes back to where it came from: the pod at the veth's other end.
+    Bounce(Rewrite),
+}

@@ -1,0 +1,231 @@
+//! Changing addresses and ports, with every checksum that covers them.
+
+use bytemuck::Pod;
+
+use crate::{
+    Addr,
+    checksum::{self, Delta},
+    packet::{Family, Packet, Parsed},
+    protocol,
+    wire::{ethernet, ipv4, ipv6, tcp, udp},
+};
+
+/// A packet that can be changed.
+///
+/// How a checksum field takes a [`Delta`] is the implementor's business: XDP and the host compute
+/// it, an skb may have left its checksum to the device and needs the kernel's help.
+pub trait PacketMut: Packet {
+    /// Overwrites the bytes at `offset`. Nothing if the frame ends before.
+    fn store<T: Pod>(&mut self, offset: usize, value: &T) -> Option<()>;
+
+    /// Updates a transport checksum: `pseudo` for what the pseudo-header covers, `rest` for what
+    /// the segment itself covers.
+    fn update_l4_checksum(&mut self, update: L4Checksum) -> Option<()>;
+}
+
+/// An update of a transport checksum.
+#[derive(Clone, Copy, Debug)]
+pub struct L4Checksum {
+    /// Where the field is, in bytes from the frame's start.
+    pub offset: usize,
+    /// Change of the addresses.
+    pub pseudo: Delta,
+    /// Change of the ports.
+    pub ports: Delta,
+    /// Whether 0 means "none".
+    pub is_udp: bool,
+    /// Whether the packet is IPv6, where no header checksum balances the addresses.
+    pub is_v6: bool,
+}
+
+impl L4Checksum {
+    /// The field's new value, computed here.
+    #[inline(always)]
+    #[must_use]
+    pub fn apply(&self, field: u16) -> u16 {
+        let delta = self.pseudo.and(self.ports);
+        if self.is_udp {
+            checksum::apply_udp(field, delta)
+        } else {
+            checksum::apply(field, delta)
+        }
+    }
+}
+
+/// An address and a port in host byte order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The address.
+    pub addr: Addr,
+    /// The port.
+    pub port: u16,
+}
+
+/// What a packet's source and destination become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rewrite {
+    /// New source, if it changes.
+    pub src: Option<Endpoint>,
+    /// New destination, if it changes.
+    pub dst: Option<Endpoint>,
+    /// Whether this is a hop of its own: the packet does not go through the node's stack, so
+    /// its time to live is taken down here.
+    pub routed: bool,
+}
+
+/// Carries out `rewrite` on the packet that was parsed as `parsed`.
+///
+/// Nothing if the frame ends before a header does, which `parsed` rules out.
+#[inline(always)]
+pub fn apply<F: Family, P: PacketMut>(
+    packet: &mut P,
+    parsed: &Parsed,
+    rewrite: &Rewrite,
+) -> Option<()> {
+    let mut change = Change::default();
+    if let Some(src) = rewrite.src {
+        let old = Endpoint {
+            addr: parsed.tuple.src,
+            port: parsed.tuple.src_port,
+        };
+        replace::<F, P>(packet, parsed, Side::Src, old, src, &mut change)?;
+    }
+    if let Some(dst) = rewrite.dst {
+        let old = Endpoint {
+            addr: parsed.tuple.dst,
+            port: parsed.tuple.dst_port,
+        };
+        replace::<F, P>(packet, parsed, Side::Dst, old, dst, &mut change)?;
+    }
+    finish_ip::<F, P>(packet, parsed, rewrite.routed, change.addrs)?;
+    if parsed.no_checksum {
+        return Some(());
+    }
+    let is_udp = parsed.tuple.protocol == protocol::UDP;
+    let field = if is_udp {
+        udp::field::CHECKSUM
+    } else {
+        tcp::field::CHECKSUM
+    };
+    packet.update_l4_checksum(L4Checksum {
+        offset: parsed.l4 + field,
+        pseudo: change.addrs,
+        ports: change.ports,
+        is_udp,
+        is_v6: !F::IS_V4,
+    })
+}
+
+/// Overwrites the MAC addresses: destination, then source.
+#[inline(always)]
+pub fn set_macs<P: PacketMut>(packet: &mut P, dst: [u8; 6], src: [u8; 6]) -> Option<()> {
+    let mut both = [0_u8; 12];
+    let (head, tail) = both.split_at_mut(6);
+    head.copy_from_slice(&dst);
+    tail.copy_from_slice(&src);
+    packet.store(ethernet::field::ADDRESSES, &both)
+}
+
+#[derive(Clone, Copy)]
+enum Side {
+    Src,
+    Dst,
+}
+
+#[derive(Default)]
+struct Change {
+    addrs: Delta,
+    ports: Delta,
+}
+
+#[inline(always)]
+fn replace<F: Family, P: PacketMut>(
+    packet: &mut P,
+    parsed: &Parsed,
+    side: Side,
+    old: Endpoint,
+    new: Endpoint,
+    change: &mut Change,
+) -> Option<()> {
+    let (v4, v6, port) = match side {
+        Side::Src => (ipv4::field::SRC, ipv6::field::SRC, udp::field::SRC_PORT),
+        Side::Dst => (ipv4::field::DST, ipv6::field::DST, udp::field::DST_PORT),
+    };
+    if F::IS_V4 {
+        let (from, to) = (old.addr.to_wire_v4(), new.addr.to_wire_v4());
+        packet.store(parsed.l3 + v4, &to)?;
+        change.addrs = change.addrs.replace_word(from, to);
+    } else {
+        packet.store(parsed.l3 + v6, &new.addr.to_wire_words())?;
+        change.addrs = change.addrs.replace_addr(old.addr, new.addr);
+    }
+    let (from, to) = (old.port.to_be(), new.port.to_be());
+    packet.store(parsed.l4 + port, &to)?;
+    change.ports = change.ports.replace_half(from, to);
+    Some(())
+}
+
+/// Takes down the time to live, and updates IPv4's header checksum.
+#[inline(always)]
+fn finish_ip<F: Family, P: PacketMut>(
+    packet: &mut P,
+    parsed: &Parsed,
+    routed: bool,
+    addrs: Delta,
+) -> Option<()> {
+    let ttl = parsed.ttl.wrapping_sub(1);
+    if !F::IS_V4 {
+        if routed {
+            packet.store(parsed.l3 + ipv6::field::HOP_LIMIT, &ttl)?;
+        }
+        return Some(());
+    }
+    let mut delta = addrs;
+    if routed {
+        // The checksum's word holds the time to live before the protocol.
+        let word = |ttl: u8| u16::from_ne_bytes([ttl, parsed.tuple.protocol]);
+        packet.store(parsed.l3 + ipv4::field::TTL, &ttl)?;
+        delta = delta.replace_half(word(parsed.ttl), word(ttl));
+    }
+    // The header's checksum is never left to a device, so it is computed here in skbs, too.
+    let field: u16 = packet.read(parsed.l3 + ipv4::field::CHECKSUM)?;
+    packet.store(
+        parsed.l3 + ipv4::field::CHECKSUM,
+        &checksum::apply(field, delta),
+    )
+}
+
+#[cfg(any(test, feature = "alloc"))]
+mod frame {
+    use super::{L4Checksum, Packet, PacketMut, Pod};
+
+    /// A frame in host memory.
+    pub struct Frame<'a>(pub &'a mut [u8]);
+
+    impl Packet for Frame<'_> {
+        fn read<T: Pod>(&self, offset: usize) -> Option<T> {
+            let bytes = self.0.get(offset..offset.checked_add(size_of::<T>())?)?;
+            Some(bytemuck::pod_read_unaligned(bytes))
+        }
+    }
+
+    impl PacketMut for Frame<'_> {
+        fn store<T: Pod>(&mut self, offset: usize, value: &T) -> Option<()> {
+            let bytes = self
+                .0
+                .get_mut(offset..offset.checked_add(size_of::<T>())?)?;
+            bytes.copy_from_slice(bytemuck::bytes_of(value));
+            Some(())
+        }
+
+        fn update_l4_checksum(&mut self, update: L4Checksum) -> Option<()> {
+            let field = self.read(update.offset)?;
+            self.store(update.offset, &update.apply(field))
+        }
+    }
+}
+#[cfg(any(test, feature = "alloc"))]
+pub use frame::Frame;
+
+#[cfg(test)]
+mod tests;
