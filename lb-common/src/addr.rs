@@ -27,6 +27,17 @@ impl Addr {
     /// The unspecified IPv6 address, `::`.
     pub const UNSPECIFIED: Self = Self { octets: [0; 16] };
 
+    /// [`UNSPECIFIED`](Self::UNSPECIFIED), written word by word.
+    ///
+    /// In a program, sixteen bytes that the compiler knows to be zero become a call of `memset`,
+    /// a loop over bytes.
+    #[inline(always)]
+    #[must_use]
+    pub fn unspecified() -> Self {
+        let zero = core::hint::black_box(0);
+        Self::from_wire_words([zero, zero, zero, zero])
+    }
+
     /// An address from four words that hold its bytes in wire order.
     #[inline(always)]
     #[must_use]

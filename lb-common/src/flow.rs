@@ -34,7 +34,9 @@ pub struct FlowKey {
     /// IP protocol number.
     pub protocol: Protocol,
     /// Zero.
-    pub pad: [u8; 3],
+    pub pad: u8,
+    /// Zero.
+    pub pad_half: u16,
 }
 
 const _: () = assert!(size_of::<FlowKey>() == 44);
@@ -47,7 +49,7 @@ impl FlowKey {
         Self {
             src: tuple.src,
             dst: if edge == edge::WIRE_INGRESS {
-                Addr::UNSPECIFIED
+                Addr::unspecified()
             } else {
                 tuple.dst
             },
@@ -55,7 +57,8 @@ impl FlowKey {
             dst_port: tuple.dst_port,
             edge,
             protocol: tuple.protocol,
-            pad: [0; 3],
+            pad: 0,
+            pad_half: 0,
         }
     }
 }
@@ -81,6 +84,16 @@ impl Hop {
         dst_mac: [0; 6],
         src_mac: [0; 6],
     };
+
+    /// A device whose neighbour is not known; 0 is [`NONE`](Self::NONE).
+    ///
+    /// Written word by word, for the reason of [`Addr::unspecified`].
+    #[inline(always)]
+    #[must_use]
+    pub fn device(ifindex: u32) -> Self {
+        let zero = core::hint::black_box(0);
+        bytemuck::cast([ifindex, zero, zero, zero])
+    }
 }
 
 /// Phase of a flow.
@@ -161,7 +174,9 @@ pub struct Flow {
     /// IP protocol number.
     pub protocol: Protocol,
     /// Zero.
-    pub pad: [u8; 5],
+    pub pad: u8,
+    /// Zero.
+    pub pad_word: u32,
 }
 
 const _: () = assert!(size_of::<Flow>() == 104);
@@ -180,11 +195,12 @@ impl Flow {
             backend,
             seen_tick: tick,
             forward,
-            reply: Hop::NONE,
+            reply: Hop::device(0),
             answered: 0,
             ends: 0,
             protocol: tuple.protocol,
-            pad: [0; 5],
+            pad: 0,
+            pad_word: 0,
         }
     }
 
@@ -289,7 +305,9 @@ pub struct PinKey {
     /// IP protocol number.
     pub protocol: Protocol,
     /// Zero.
-    pub pad: [u8; 3],
+    pub pad: u8,
+    /// Zero.
+    pub pad_half: u16,
 }
 
 const _: () = assert!(size_of::<PinKey>() == 40);
@@ -303,7 +321,7 @@ pub struct Pin {
     /// The port that the backend sees as source, host byte order.
     pub source_port: u16,
     /// Zero.
-    pub pad: [u8; 2],
+    pub pad: u16,
 }
 
 const _: () = assert!(size_of::<Pin>() == 8);

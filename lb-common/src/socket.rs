@@ -17,7 +17,9 @@ pub struct SocketKey {
     /// IP protocol number.
     pub protocol: Protocol,
     /// Zero.
-    pub pad: [u8; 5],
+    pub pad: u8,
+    /// Zero.
+    pub pad_word: u32,
 }
 
 const _: () = assert!(size_of::<SocketKey>() == 32);
@@ -31,7 +33,7 @@ pub struct SocketPeer {
     /// The frontend's port, host byte order.
     pub port: u16,
     /// Zero.
-    pub pad: [u8; 2],
+    pub pad: u16,
 }
 
 const _: () = assert!(size_of::<SocketPeer>() == 20);

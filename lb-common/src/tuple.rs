@@ -35,7 +35,8 @@ impl Tuple {
             src_port: self.src_port,
             dst_port: self.dst_port,
             protocol: self.protocol,
-            pad: [0; 3],
+            pad: 0,
+            pad_half: 0,
         }
     }
 

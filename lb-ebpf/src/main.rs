@@ -1,3 +1,136 @@
+//! The shipped programs: entry points of one expression each.
 #![no_std]
 #![no_main]
-#[panic_handler] fn p(_: &core::panic::PanicInfo) -> ! { loop {} }
+#![deny(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used
+)]
+
+mod fib;
+mod kernel;
+mod maps;
+mod skb;
+mod sock;
+mod xdp;
+
+use aya_ebpf::{
+    macros::{cgroup_sock_addr, classifier, xdp},
+    programs::{SockAddrContext, TcContext, XdpContext},
+};
+use lb_common::{
+    counter::Hook,
+    packet::Parsed,
+    path::{Action, Env, Scratch, hooks},
+};
+
+use crate::kernel::AtHook;
+
+/// A packet program: the way that it decides.
+trait Program: AtHook {
+    fn decide<E: Env>(env: &E, scratch: &mut Scratch, parsed: &Parsed) -> Action;
+}
+
+macro_rules! program {
+    ($name:ident, $hook:ident, $decide:path) => {
+        struct $name;
+        impl AtHook for $name {
+            const HOOK: Hook = Hook::$hook;
+        }
+        impl Program for $name {
+            #[inline(always)]
+            fn decide<E: Env>(env: &E, scratch: &mut Scratch, parsed: &Parsed) -> Action {
+                $decide(env, scratch, parsed)
+            }
+        }
+    };
+}
+
+program!(Xdp, Xdp, hooks::xdp);
+program!(WireIngress, WireIngress, hooks::wire_ingress);
+program!(TunnelIngress, WireIngress, hooks::tunnel_ingress);
+program!(WireEgress, WireEgress, hooks::wire_egress);
+program!(PodIngress, PodIngress, hooks::pod_ingress);
+program!(PodEgress, PodEgress, hooks::pod_egress);
+
+#[xdp]
+fn lb_xdp(ctx: XdpContext) -> u32 {
+    xdp::run::<Xdp>(ctx.ctx)
+}
+
+#[classifier]
+fn lb_wire_ingress(ctx: TcContext) -> i32 {
+    skb::run::<WireIngress>(ctx.skb.skb)
+}
+
+#[classifier]
+fn lb_tunnel(ctx: TcContext) -> i32 {
+    skb::run::<TunnelIngress>(ctx.skb.skb)
+}
+
+#[classifier]
+fn lb_wire_egress(ctx: TcContext) -> i32 {
+    skb::run::<WireEgress>(ctx.skb.skb)
+}
+
+#[classifier]
+fn lb_pod_ingress(ctx: TcContext) -> i32 {
+    skb::run::<PodIngress>(ctx.skb.skb)
+}
+
+#[classifier]
+fn lb_pod_egress(ctx: TcContext) -> i32 {
+    skb::run::<PodEgress>(ctx.skb.skb)
+}
+
+#[cgroup_sock_addr(connect4)]
+fn lb_connect4(ctx: SockAddrContext) -> i32 {
+    sock::outbound::<sock::V4>(ctx.sock_addr)
+}
+
+#[cgroup_sock_addr(connect6)]
+fn lb_connect6(ctx: SockAddrContext) -> i32 {
+    sock::outbound::<sock::V6>(ctx.sock_addr)
+}
+
+#[cgroup_sock_addr(sendmsg4)]
+fn lb_sendmsg4(ctx: SockAddrContext) -> i32 {
+    sock::outbound::<sock::V4>(ctx.sock_addr)
+}
+
+#[cgroup_sock_addr(sendmsg6)]
+fn lb_sendmsg6(ctx: SockAddrContext) -> i32 {
+    sock::outbound::<sock::V6>(ctx.sock_addr)
+}
+
+#[cgroup_sock_addr(recvmsg4)]
+fn lb_recvmsg4(ctx: SockAddrContext) -> i32 {
+    sock::inbound::<sock::V4>(ctx.sock_addr)
+}
+
+#[cgroup_sock_addr(recvmsg6)]
+fn lb_recvmsg6(ctx: SockAddrContext) -> i32 {
+    sock::inbound::<sock::V6>(ctx.sock_addr)
+}
+
+#[cgroup_sock_addr(getpeername4)]
+fn lb_getpeername4(ctx: SockAddrContext) -> i32 {
+    sock::inbound::<sock::V4>(ctx.sock_addr)
+}
+
+#[cgroup_sock_addr(getpeername6)]
+fn lb_getpeername6(ctx: SockAddrContext) -> i32 {
+    sock::inbound::<sock::V6>(ctx.sock_addr)
+}
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// Some helpers may be called by GPL-compatible programs only; the MIT licence is one of them.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

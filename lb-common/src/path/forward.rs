@@ -1,6 +1,6 @@
 //! From a client towards a backend.
 
-use super::{Action, Env, Route};
+use super::{Action, Env, Route, Scratch};
 use crate::{
     Addr, Backend, BackendRef, DatapathConfig, Extent, Flow, FlowKey, Frontend, Hop, Phase, Pin,
     Slot, Tuple,
@@ -73,6 +73,7 @@ enum Found {
 /// A packet on its way to a backend.
 struct Forward<'a, E> {
     env: &'a E,
+    scratch: &'a mut Scratch,
     parsed: &'a Parsed,
     site: Site,
     config: DatapathConfig,
@@ -82,7 +83,12 @@ struct Forward<'a, E> {
 
 /// Translates a packet that dials a frontend. Nothing if it dials none.
 #[inline(always)]
-pub fn forward<E: Env>(env: &E, parsed: &Parsed, site: Site) -> Option<Action> {
+pub fn forward<E: Env>(
+    env: &E,
+    scratch: &mut Scratch,
+    parsed: &Parsed,
+    site: Site,
+) -> Option<Action> {
     let tuple = &parsed.tuple;
     if tuple.dst.is_loopback() {
         // Localhost NodePorts are for sockets of the node, never for packets.
@@ -94,8 +100,9 @@ pub fn forward<E: Env>(env: &E, parsed: &Parsed, site: Site) -> Option<Action> {
         return Some(Action::Drop(Outcome::NoBackend));
     }
     let config = env.config();
-    let packet = Forward {
+    let mut packet = Forward {
         env,
+        scratch,
         parsed,
         site,
         config,
@@ -125,7 +132,7 @@ pub(super) fn slot<E: super::Tables>(
 
 impl<E: Env> Forward<'_, E> {
     #[inline(always)]
-    fn serve(&self, extent: Extent, slot: Slot) -> Action {
+    fn serve(&mut self, extent: Extent, slot: Slot) -> Action {
         let Some(current) = self.leg(slot.current, 0) else {
             return Action::Drop(Outcome::TornTable);
         };
@@ -138,7 +145,7 @@ impl<E: Env> Forward<'_, E> {
         } = found
         {
             if self.is_syn() && phase != Phase::Opening {
-                self.reopen(&current);
+                self.reopen();
             }
             return self.follow(&current, snat, hop, due, false);
         }
@@ -151,20 +158,21 @@ impl<E: Env> Forward<'_, E> {
     /// Follows a flow whose backend is not what its slot says: the slot's previous owner, or the
     /// one that it is pinned to.
     #[inline(always)]
-    fn follow_elsewhere(&self, previous: BackendRef) -> Option<Action> {
+    fn follow_elsewhere(&mut self, previous: BackendRef) -> Option<Action> {
         if let Some(leg) = self.leg(previous, 0)
             && let Some(action) = self.follow_if_alive(&leg, true)
         {
             return Some(action);
         }
-        let pin = self.env.pin(&self.parsed.tuple.pin())?;
+        self.scratch.pin_key = self.parsed.tuple.pin();
+        let pin = self.env.pin(&self.scratch.pin_key)?;
         let mut leg = self.leg(pin.backend, 0)?;
         leg.source_port = pin.source_port;
         self.follow_if_alive(&leg, false)
     }
 
     #[inline(always)]
-    fn follow_if_alive(&self, leg: &Leg, pin: bool) -> Option<Action> {
+    fn follow_if_alive(&mut self, leg: &Leg, pin: bool) -> Option<Action> {
         // A datagram can go anywhere; only a connection is worth a backend that is gone.
         if self.parsed.tuple.protocol != protocol::TCP && !leg.backend.serves() {
             return None;
@@ -217,9 +225,9 @@ impl<E: Env> Forward<'_, E> {
         })
     }
 
-    /// The key of the reply that the candidate would send.
+    /// Makes the key of the reply that the candidate would send.
     #[inline(always)]
-    fn key(&self, leg: &Leg) -> FlowKey {
+    fn set_key(&mut self, leg: &Leg) {
         let tuple = &self.parsed.tuple;
         let reply = Tuple {
             src: leg.backend.addr,
@@ -232,7 +240,7 @@ impl<E: Env> Forward<'_, E> {
             dst_port: leg.source_port,
             protocol: tuple.protocol,
         };
-        FlowKey::of_reply(&reply, self.edge(leg.nat))
+        self.scratch.key = FlowKey::of_reply(&reply, self.edge(leg.nat));
     }
 
     #[inline(always)]
@@ -245,18 +253,20 @@ impl<E: Env> Forward<'_, E> {
     }
 
     #[inline(always)]
-    fn find(&self, leg: &Leg) -> Found {
-        let hz = self.config.ticks_per_second;
+    fn find(&mut self, leg: &Leg) -> Found {
+        self.set_key(leg);
+        let (tick, hz) = (self.tick, self.config.ticks_per_second);
+        let parsed = self.parsed;
         self.env
-            .look_up(&self.key(leg), |flow| {
-                if flow.is_expired(self.tick, hz) {
+            .look_up(&self.scratch.key, |flow| {
+                if flow.is_expired(tick, hz) {
                     return Found::Expired;
                 }
-                if !flow.is_owned_by(&self.parsed.tuple) {
+                if !flow.is_owned_by(&parsed.tuple) {
                     return Found::Taken;
                 }
                 let phase = flow.phase();
-                let due = flow.note(Direction::Forward, self.parsed.tcp_flags, self.tick, hz);
+                let due = flow.note(Direction::Forward, parsed.tcp_flags, tick, hz);
                 Found::Ours {
                     snat: flow.snat,
                     hop: flow.forward,
@@ -268,15 +278,16 @@ impl<E: Env> Forward<'_, E> {
     }
 
     #[inline(always)]
-    fn reopen(&self, leg: &Leg) {
+    fn reopen(&mut self) {
+        let tick = self.tick;
         let _ = self
             .env
-            .look_up(&self.key(leg), |flow| flow.reopen(self.tick));
+            .look_up(&self.scratch.key, |flow| flow.reopen(tick));
     }
 
     /// Sends a packet of a known flow on its way.
     #[inline(always)]
-    fn follow(&self, leg: &Leg, snat: Addr, hop: Hop, due: bool, pin: bool) -> Action {
+    fn follow(&mut self, leg: &Leg, snat: Addr, hop: Hop, due: bool, pin: bool) -> Action {
         if pin && due {
             self.pin(leg);
         }
@@ -292,10 +303,13 @@ impl<E: Env> Forward<'_, E> {
 
     /// Asks the routing table again for the next hop of a SNATed flow, as it may have changed.
     #[inline(always)]
-    fn renew(&self, leg: &Leg, old: Hop) -> Hop {
+    fn renew(&mut self, leg: &Leg, old: Hop) -> Hop {
         match self.env.route(self.parsed, leg.backend.addr) {
             Route::Via(hop) => {
-                let _ = self.env.look_up(&self.key(leg), |flow| flow.forward = hop);
+                // The key is still this flow's: it has just been found by it.
+                let _ = self
+                    .env
+                    .look_up(&self.scratch.key, |flow| flow.forward = hop);
                 hop
             }
             Route::Defer | Route::Unreachable => old,
@@ -305,13 +319,14 @@ impl<E: Env> Forward<'_, E> {
     /// Opens a flow with the candidate, or with another one if its reply could not be told from
     /// another connection's.
     #[inline(always)]
-    fn open(&self, extent: Extent, first: Leg, found: &Found) -> Action {
+    fn open(&mut self, extent: Extent, first: Leg, found: &Found) -> Action {
         let (snat, hop) = match self.way_out(&first) {
             Ok(way) => way,
             Err(action) => return action,
         };
         if let Found::Expired = found {
-            self.env.remove(&self.key(&first));
+            self.set_key(&first);
+            self.env.remove(&self.scratch.key);
         }
         if !matches!(found, Found::Taken) && self.insert(&first, snat, hop) {
             return self.opened(&first, snat, hop);
@@ -332,8 +347,8 @@ impl<E: Env> Forward<'_, E> {
     #[inline(always)]
     fn way_out(&self, leg: &Leg) -> Result<(Addr, Hop), Action> {
         match leg.nat {
-            Nat::Keep => Ok((Addr::UNSPECIFIED, Hop::NONE)),
-            Nat::Hairpin => Ok((self.parsed.tuple.dst, Hop::NONE)),
+            Nat::Keep => Ok((Addr::unspecified(), Hop::device(0))),
+            Nat::Hairpin => Ok((self.parsed.tuple.dst, Hop::device(0))),
             Nat::Snat => {
                 let hop = match self.env.route(self.parsed, leg.backend.addr) {
                     Route::Via(hop) => hop,
@@ -375,21 +390,25 @@ impl<E: Env> Forward<'_, E> {
     }
 
     #[inline(always)]
-    fn insert(&self, leg: &Leg, snat: Addr, hop: Hop) -> bool {
-        let mut flow = Flow::new(&self.parsed.tuple, leg.reference, snat, hop, self.tick);
+    fn insert(&mut self, leg: &Leg, snat: Addr, hop: Hop) -> bool {
+        self.set_key(leg);
+        let flow = &mut self.scratch.flow;
+        *flow = Flow::new(&self.parsed.tuple, leg.reference, snat, hop, self.tick);
         let hz = self.config.ticks_per_second;
         let _ = flow.note(Direction::Forward, self.parsed.tcp_flags, self.tick, hz);
-        self.env.insert_if_absent(&self.key(leg), &flow)
+        self.env
+            .insert_if_absent(&self.scratch.key, &self.scratch.flow)
     }
 
     #[inline(always)]
-    fn pin(&self, leg: &Leg) {
+    fn pin(&mut self, leg: &Leg) {
+        self.scratch.pin_key = self.parsed.tuple.pin();
         self.env.insert_pin(
-            &self.parsed.tuple.pin(),
+            &self.scratch.pin_key,
             &Pin {
                 backend: leg.reference,
                 source_port: leg.source_port,
-                pad: [0; 2],
+                pad: 0,
             },
         );
     }

@@ -1,7 +1,7 @@
 //! One function for each hook.
 
 use super::{
-    Action, Env,
+    Action, Env, Scratch,
     forward::{Site, forward},
     reply::{forget, unhairpin, unmask, unsnat},
 };
@@ -9,19 +9,19 @@ use crate::{flow::edge, packet::Parsed};
 
 /// XDP on an uplink: what it leaves alone, [`wire_ingress`] decides.
 #[inline(always)]
-pub fn xdp<E: Env>(env: &E, parsed: &Parsed) -> Action {
-    snat_reply(env, parsed)
-        .or_else(|| forward(env, parsed, Site::Wire))
+pub fn xdp<E: Env>(env: &E, scratch: &mut Scratch, parsed: &Parsed) -> Action {
+    snat_reply(env, scratch, parsed)
+        .or_else(|| forward(env, scratch, parsed, Site::Wire))
         .unwrap_or(Action::Pass)
 }
 
 /// tcx ingress of an uplink.
 #[inline(always)]
-pub fn wire_ingress<E: Env>(env: &E, parsed: &Parsed) -> Action {
-    match snat_reply(env, parsed).or_else(|| forward(env, parsed, Site::Wire)) {
+pub fn wire_ingress<E: Env>(env: &E, scratch: &mut Scratch, parsed: &Parsed) -> Action {
+    match snat_reply(env, scratch, parsed).or_else(|| forward(env, scratch, parsed, Site::Wire)) {
         Some(action) => action,
         None => {
-            forget(env, parsed, edge::WIRE_EGRESS);
+            forget(env, scratch, parsed, edge::WIRE_EGRESS);
             Action::Pass
         }
     }
@@ -29,29 +29,29 @@ pub fn wire_ingress<E: Env>(env: &E, parsed: &Parsed) -> Action {
 
 /// tcx ingress of a tunnel: replies to an SNAT address.
 #[inline(always)]
-pub fn tunnel_ingress<E: Env>(env: &E, parsed: &Parsed) -> Action {
-    snat_reply(env, parsed).unwrap_or(Action::Pass)
+pub fn tunnel_ingress<E: Env>(env: &E, scratch: &mut Scratch, parsed: &Parsed) -> Action {
+    snat_reply(env, scratch, parsed).unwrap_or(Action::Pass)
 }
 
 /// tcx egress of an uplink: replies of local backends to clients outside.
 #[inline(always)]
-pub fn wire_egress<E: Env>(env: &E, parsed: &Parsed) -> Action {
-    unmask(env, parsed, edge::WIRE_EGRESS).unwrap_or(Action::Pass)
+pub fn wire_egress<E: Env>(env: &E, scratch: &mut Scratch, parsed: &Parsed) -> Action {
+    unmask(env, scratch, parsed, edge::WIRE_EGRESS).unwrap_or(Action::Pass)
 }
 
 /// tcx ingress of a pod's veth: the pod as a client.
 #[inline(always)]
-pub fn pod_ingress<E: Env>(env: &E, parsed: &Parsed) -> Action {
+pub fn pod_ingress<E: Env>(env: &E, scratch: &mut Scratch, parsed: &Parsed) -> Action {
     let ifindex = env.ifindex();
     if env.config().is_snat_port(parsed.tuple.dst_port)
-        && let Some(action) = unhairpin(env, parsed, ifindex)
+        && let Some(action) = unhairpin(env, scratch, parsed, ifindex)
     {
         return action;
     }
-    match forward(env, parsed, Site::Pod(ifindex)) {
+    match forward(env, scratch, parsed, Site::Pod(ifindex)) {
         Some(action) => action,
         None => {
-            forget(env, parsed, ifindex);
+            forget(env, scratch, parsed, ifindex);
             Action::Pass
         }
     }
@@ -59,15 +59,15 @@ pub fn pod_ingress<E: Env>(env: &E, parsed: &Parsed) -> Action {
 
 /// tcx egress of a pod's veth: replies to the pod as a client.
 #[inline(always)]
-pub fn pod_egress<E: Env>(env: &E, parsed: &Parsed) -> Action {
-    unmask(env, parsed, env.ifindex()).unwrap_or(Action::Pass)
+pub fn pod_egress<E: Env>(env: &E, scratch: &mut Scratch, parsed: &Parsed) -> Action {
+    unmask(env, scratch, parsed, env.ifindex()).unwrap_or(Action::Pass)
 }
 
 /// Only ports of the SNAT range can be replies to an SNAT address: all else costs no look-up.
 #[inline(always)]
-fn snat_reply<E: Env>(env: &E, parsed: &Parsed) -> Option<Action> {
+fn snat_reply<E: Env>(env: &E, scratch: &mut Scratch, parsed: &Parsed) -> Option<Action> {
     if env.config().is_snat_port(parsed.tuple.dst_port) {
-        unsnat(env, parsed)
+        unsnat(env, scratch, parsed)
     } else {
         None
     }

@@ -8,6 +8,8 @@ pub mod hooks;
 pub mod reply;
 pub mod sockets;
 
+use bytemuck::{Pod, Zeroable};
+
 use crate::{
     Addr, Backend, DatapathConfig, Flow, FlowKey, Frontend, FrontendKey, Hop, Interface, Pin,
     PinKey, Slot, counter::Outcome, packet::Parsed, rewrite::Rewrite,
@@ -89,4 +91,19 @@ pub enum Action {
     Out(Rewrite, Hop),
     /// It is rewritten and goes back to where it came from: the pod at the veth's other end.
     Bounce(Rewrite),
+}
+
+/// Working memory of one packet: what map operations take by address. A program's own stack is
+/// too small for it (512 bytes).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+pub struct Scratch {
+    /// Key of the record in question.
+    pub key: FlowKey,
+    /// Key of the packet's pin.
+    pub pin_key: PinKey,
+    /// Zero.
+    pub pad: u32,
+    /// A record that is being inserted.
+    pub flow: Flow,
 }

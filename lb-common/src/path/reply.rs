@@ -1,6 +1,6 @@
 //! From a backend back towards the client.
 
-use super::{Action, Env, Route};
+use super::{Action, Env, Route, Scratch};
 use crate::{
     Flow, FlowKey, Hop,
     flow::{Direction, edge},
@@ -46,9 +46,14 @@ fn undo<E: Env>(
 /// A reply on its way out of the node, to a client that was not SNATed: it gets the frontend
 /// back as its source. Nothing if it is no reply.
 #[inline(always)]
-pub fn unmask<E: Env>(env: &E, parsed: &Parsed, edge: u32) -> Option<Action> {
-    let key = FlowKey::of_reply(&parsed.tuple, edge);
-    let undo = undo(env, parsed, &key, |_| true)?;
+pub fn unmask<E: Env>(
+    env: &E,
+    scratch: &mut Scratch,
+    parsed: &Parsed,
+    edge: u32,
+) -> Option<Action> {
+    scratch.key = FlowKey::of_reply(&parsed.tuple, edge);
+    let undo = undo(env, parsed, &scratch.key, |_| true)?;
     Some(Action::Stack(Rewrite {
         src: Some(undo.frontend),
         dst: None,
@@ -59,14 +64,16 @@ pub fn unmask<E: Env>(env: &E, parsed: &Parsed, edge: u32) -> Option<Action> {
 /// A reply to an SNAT address: both ends are translated back, and it leaves at once. Nothing if
 /// it is no such reply.
 #[inline(always)]
-pub fn unsnat<E: Env>(env: &E, parsed: &Parsed) -> Option<Action> {
-    let key = FlowKey::of_reply(&parsed.tuple, edge::WIRE_INGRESS);
+pub fn unsnat<E: Env>(env: &E, scratch: &mut Scratch, parsed: &Parsed) -> Option<Action> {
+    scratch.key = FlowKey::of_reply(&parsed.tuple, edge::WIRE_INGRESS);
     let dst = parsed.tuple.dst.to_wire_words();
-    let undo = undo(env, parsed, &key, |flow| flow.snat.to_wire_words() == dst)?;
+    let undo = undo(env, parsed, &scratch.key, |flow| {
+        flow.snat.to_wire_words() == dst
+    })?;
     let hop = if undo.due || undo.hop.ifindex == 0 {
         match env.route(parsed, undo.client.addr) {
             Route::Via(hop) => {
-                let _ = env.look_up(&key, |flow| flow.reply = hop);
+                let _ = env.look_up(&scratch.key, |flow| flow.reply = hop);
                 hop
             }
             Route::Defer | Route::Unreachable if undo.hop.ifindex != 0 => undo.hop,
@@ -91,9 +98,14 @@ pub fn unsnat<E: Env>(env: &E, parsed: &Parsed) -> Option<Action> {
 
 /// A reply of a pod to itself: both ends are translated back, and it returns to the pod.
 #[inline(always)]
-pub fn unhairpin<E: Env>(env: &E, parsed: &Parsed, ifindex: u32) -> Option<Action> {
-    let key = FlowKey::of_reply(&parsed.tuple, ifindex);
-    let undo = undo(env, parsed, &key, |_| true)?;
+pub fn unhairpin<E: Env>(
+    env: &E,
+    scratch: &mut Scratch,
+    parsed: &Parsed,
+    ifindex: u32,
+) -> Option<Action> {
+    scratch.key = FlowKey::of_reply(&parsed.tuple, ifindex);
+    let undo = undo(env, parsed, &scratch.key, |_| true)?;
     Some(Action::Bounce(Rewrite {
         src: Some(undo.frontend),
         dst: Some(undo.client),
@@ -104,7 +116,7 @@ pub fn unhairpin<E: Env>(env: &E, parsed: &Parsed, ifindex: u32) -> Option<Actio
 /// A client that opens a connection to a backend's own address must not meet the flow of an
 /// earlier connection to a frontend with the same ports: its replies would be translated.
 #[inline(always)]
-pub fn forget<E: Env>(env: &E, parsed: &Parsed, edge: u32) {
+pub fn forget<E: Env>(env: &E, scratch: &mut Scratch, parsed: &Parsed, edge: u32) {
     if !parsed.opens() {
         return;
     }
@@ -116,5 +128,6 @@ pub fn forget<E: Env>(env: &E, parsed: &Parsed, edge: u32) {
         dst_port: tuple.src_port,
         protocol: tuple.protocol,
     };
-    env.remove(&FlowKey::of_reply(&reply, edge));
+    scratch.key = FlowKey::of_reply(&reply, edge);
+    env.remove(&scratch.key);
 }

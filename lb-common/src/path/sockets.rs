@@ -59,12 +59,13 @@ pub fn outbound<E: Tables + Sockets>(env: &E, dst: Endpoint, protocol: Protocol)
         addr: backend.addr,
         port: backend.port,
         protocol,
-        pad: [0; 5],
+        pad: 0,
+        pad_word: 0,
     };
     let peer = SocketPeer {
         addr: dst.addr,
         port: dst.port,
-        pad: [0; 2],
+        pad: 0,
     };
     // A datagram socket sends again and again to the same frontend: one write is enough.
     if env.peer(&key) != Some(peer) {
@@ -84,7 +85,8 @@ pub fn inbound<E: Sockets>(env: &E, src: Endpoint, protocol: Protocol) -> Call {
         addr: src.addr,
         port: src.port,
         protocol,
-        pad: [0; 5],
+        pad: 0,
+        pad_word: 0,
     };
     match env.peer(&key) {
         Some(peer) => Call::To(Endpoint {

@@ -1,0 +1,73 @@
+//! The kernel's routing table.
+
+use core::ffi::c_void;
+
+use crate::maps::fib_query;
+use aya_ebpf::{
+    bindings::{BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup},
+    helpers::generated,
+};
+use lb_common::{Addr, Hop, packet::Parsed};
+
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+
+/// Answer of the routing table.
+pub(crate) enum Answer {
+    /// The neighbour is known.
+    Neighbour(Hop),
+    /// The device is known, the neighbour not yet.
+    Device(u32),
+    /// The packet is the node's own, or has no way.
+    None,
+}
+
+/// Asks where a packet for `dst` leaves that came in by `ifindex`.
+///
+/// The packet's size is not asked about: that has a check of its own, with an answer for the
+/// sender.
+#[inline(always)]
+pub(crate) fn look_up(ctx: *mut c_void, ifindex: u32, parsed: &Parsed, dst: Addr) -> Answer {
+    let Some(query) = fib_query() else {
+        return Answer::None;
+    };
+    // What the kernel has written into it since, and reads again.
+    query.__bindgen_anon_1.tot_len = 0;
+    query.__bindgen_anon_2.flowinfo = 0;
+    query.l4_protocol = parsed.tuple.protocol;
+    query.ifindex = ifindex;
+    if dst.is_v4() {
+        query.family = AF_INET;
+        query.__bindgen_anon_4.ipv4_dst = dst.to_wire_v4();
+    } else {
+        query.family = AF_INET6;
+        query.__bindgen_anon_4.ipv6_dst = dst.to_wire_words();
+    }
+    // SAFETY: `query` is a valid structure of the size that is passed.
+    let answer = unsafe {
+        generated::bpf_fib_lookup(ctx, &raw mut *query, size_of::<bpf_fib_lookup>() as i32, 0)
+    };
+    match answer as u32 {
+        BPF_FIB_LKUP_RET_SUCCESS => Answer::Neighbour(Hop {
+            ifindex: query.ifindex,
+            dst_mac: query.dmac,
+            src_mac: query.smac,
+        }),
+        BPF_FIB_LKUP_RET_NO_NEIGH => Answer::Device(query.ifindex),
+        _ => Answer::None,
+    }
+}
+
+/// Largest IP packet that every link takes (RFC 8200, section 5): smaller ones need no check.
+const ALWAYS_FITS: u16 = 1280;
+
+/// Whether the device of `hop` takes a packet of this size; of a GSO packet, its segments.
+#[inline(always)]
+pub(crate) fn fits(ctx: *mut c_void, parsed: &Parsed, hop: &Hop, flags: u64) -> bool {
+    if parsed.ip_len <= ALWAYS_FITS && parsed.ip_len != 0 {
+        return true;
+    }
+    let mut mtu = 0_u32;
+    // SAFETY: `mtu` is a valid place for the answer.
+    unsafe { generated::bpf_check_mtu(ctx, hop.ifindex, &raw mut mtu, 0, flags) == 0 }
+}

@@ -1,0 +1,139 @@
+//! The kernel's tables, as `lb-common` wants to see them.
+
+use core::marker::PhantomData;
+
+use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_jiffies64};
+use lb_common::{
+    Addr, Backend, Counter, DatapathConfig, Flow, FlowKey, Frontend, FrontendKey, Hop, Interface,
+    Pin, PinKey, Slot,
+    counter::{Hook, Outcome},
+    packet::Parsed,
+    path::{Device, FlowStore, Route, Tables},
+};
+
+use crate::maps::{BACKENDS, CONFIG, COUNTERS, FLOWS, FRONTENDS, INTERFACES, PINS, SLOTS};
+
+/// Where a program counts what it does.
+pub(crate) trait AtHook {
+    const HOOK: Hook;
+}
+
+/// One run of the program `P` on the context `C`, with the maps.
+pub(crate) struct Run<C, P> {
+    pub(crate) ctx: C,
+    program: PhantomData<P>,
+}
+
+impl<C, P> Run<C, P> {
+    #[inline(always)]
+    pub(crate) fn new(ctx: C) -> Self {
+        Self {
+            ctx,
+            program: PhantomData,
+        }
+    }
+}
+
+impl<C, P: AtHook> Tables for Run<C, P> {
+    #[inline(always)]
+    fn config(&self) -> DatapathConfig {
+        CONFIG.load()
+    }
+
+    #[inline(always)]
+    fn tick(&self) -> u64 {
+        // SAFETY: takes no argument and has no effect.
+        unsafe { bpf_jiffies64() }
+    }
+
+    #[inline(always)]
+    fn frontend(&self, key: &FrontendKey) -> Option<Frontend> {
+        // SAFETY: copied at once. An element recycled meanwhile is told by its table's header.
+        unsafe { FRONTENDS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn slot(&self, index: u32) -> Option<Slot> {
+        SLOTS.get(index).copied()
+    }
+
+    #[inline(always)]
+    fn backend(&self, index: u32) -> Option<Backend> {
+        BACKENDS.get(index).copied()
+    }
+
+    #[inline(always)]
+    fn interface(&self, ifindex: u32) -> Option<Interface> {
+        // SAFETY: copied at once; the agent changes an element only with the device's address.
+        unsafe { INTERFACES.get(ifindex) }.copied()
+    }
+
+    #[inline(always)]
+    fn pin(&self, key: &PinKey) -> Option<Pin> {
+        // SAFETY: copied at once. An element recycled meanwhile names another client's backend,
+        // whose flow the owner check refuses.
+        unsafe { PINS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn insert_pin(&self, key: &PinKey, pin: &Pin) {
+        // Best effort: without its pin, a flow is looked up where the table says.
+        let _ = PINS.insert(key, pin, 0);
+    }
+
+    #[inline(always)]
+    fn count(&self, outcome: Outcome) {
+        let counter = Counter {
+            hook: P::HOOK,
+            outcome,
+        };
+        if let Some(counter) = COUNTERS.get_ptr_mut(counter.index()) {
+            // SAFETY: the element is this CPU's own.
+            unsafe { *counter = (*counter).wrapping_add(1) };
+        }
+    }
+}
+
+impl<C, P> FlowStore for Run<C, P> {
+    #[inline(always)]
+    fn look_up<R>(&self, key: &FlowKey, use_it: impl FnOnce(&mut Flow) -> R) -> Option<R> {
+        let flow = FLOWS.get_ptr_mut(key)?;
+        // SAFETY: the pointer was checked, and map memory outlives the program's run. Programs
+        // on other CPUs may write the same record: every field stands on its own and is written
+        // whole but for the next hop's addresses, which two writers agree on.
+        Some(use_it(unsafe { &mut *flow }))
+    }
+
+    #[inline(always)]
+    fn insert_if_absent(&self, key: &FlowKey, flow: &Flow) -> bool {
+        FLOWS.insert(key, flow, u64::from(BPF_NOEXIST)).is_ok()
+    }
+
+    #[inline(always)]
+    fn remove(&self, key: &FlowKey) {
+        // An absent record is what the caller wants.
+        let _ = FLOWS.remove(key);
+    }
+}
+
+impl<C: Device, P> Device for Run<C, P> {
+    #[inline(always)]
+    fn ifindex(&self) -> u32 {
+        self.ctx.ifindex()
+    }
+
+    #[inline(always)]
+    fn route(&self, parsed: &Parsed, dst: Addr) -> Route {
+        self.ctx.route(parsed, dst)
+    }
+
+    #[inline(always)]
+    fn can_send(&self, hop: &Hop) -> bool {
+        self.ctx.can_send(hop)
+    }
+
+    #[inline(always)]
+    fn fits(&self, parsed: &Parsed, hop: &Hop) -> bool {
+        self.ctx.fits(parsed, hop)
+    }
+}

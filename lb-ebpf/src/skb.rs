@@ -1,0 +1,268 @@
+//! Packets at tc.
+
+use core::ptr;
+
+use aya_ebpf::{
+    bindings::__sk_buff,
+    helpers::generated::{
+        bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_pull_data,
+    },
+};
+use bytemuck::Pod;
+use lb_common::{
+    Addr, Hop,
+    counter::Outcome,
+    packet::{Family, Packet, Parsed, V4, V6, ethertype, parse},
+    path::{Action, Device, Route, Tables as _},
+    rewrite::{self, L4Checksum, PacketMut, Rewrite},
+    wire::ethernet,
+};
+
+use crate::{
+    Program,
+    fib::{self, Answer},
+    kernel::Run,
+    maps::scratch,
+};
+
+/// Metadata of a packet that XDP on the same device has finished.
+pub(crate) const FINISHED: u32 = 0x6c62_f001;
+
+/// The next program of the chain, then the stack (`TCX_NEXT`, `TC_ACT_UNSPEC`).
+const NEXT: i32 = -1;
+/// `TCX_DROP`, `TC_ACT_SHOT`.
+const DROP: i32 = 2;
+
+/// Flags of `bpf_l4_csum_replace`.
+mod csum {
+    /// The change concerns the pseudo-header.
+    pub(super) const PSEUDO_HDR: u64 = 1 << 4;
+    /// 0 means that there is no checksum.
+    pub(super) const MARK_MANGLED_0: u64 = 1 << 5;
+    /// IPv6, where no header checksum balances a change of addresses (Linux 6.16).
+    pub(super) const IPV6: u64 = 1 << 7;
+}
+
+/// `bpf_check_mtu` looks at the segments of a GSO packet.
+const MTU_CHECK_SEGMENTS: u64 = 1;
+
+/// What a packet's headers take at most: Ethernet, IPv4 with options, TCP.
+const HEADERS_MAX: u32 = 14 + 60 + 20;
+
+/// The context of a tc program.
+pub(crate) struct Skb {
+    skb: *mut __sk_buff,
+}
+
+impl Skb {
+    #[inline(always)]
+    fn at<T>(&self, offset: usize) -> Option<*mut T> {
+        // SAFETY: the kernel passes a valid context.
+        let (data, end) = unsafe { ((*self.skb).data as usize, (*self.skb).data_end as usize) };
+        let start = data + offset;
+        if start + size_of::<T>() > end {
+            return None;
+        }
+        Some(start as *mut T)
+    }
+
+    /// Makes the headers linear, so that they can be read in place.
+    #[inline(always)]
+    fn pull_headers(&self) {
+        // SAFETY: the kernel passes a valid context.
+        let (data, end, len) = unsafe {
+            (
+                (*self.skb).data as usize,
+                (*self.skb).data_end as usize,
+                (*self.skb).len,
+            )
+        };
+        let need = if len < HEADERS_MAX { len } else { HEADERS_MAX };
+        if data + need as usize > end {
+            // What cannot be pulled is not parsed, and passes.
+            // SAFETY: the kernel passes a valid context.
+            let _ = unsafe { bpf_skb_pull_data(self.skb, need) };
+        }
+    }
+
+    /// Whether XDP on the same device has finished with this packet.
+    #[inline(always)]
+    fn is_finished(&self) -> bool {
+        // SAFETY: the kernel passes a valid context.
+        let (meta, data) = unsafe { ((*self.skb).data_meta as usize, (*self.skb).data as usize) };
+        if meta + size_of::<u32>() > data {
+            return false;
+        }
+        // SAFETY: the bytes lie before `data`.
+        unsafe { ptr::read_unaligned(meta as *const u32) == FINISHED }
+    }
+}
+
+impl Packet for Skb {
+    #[inline(always)]
+    fn read<T: Pod>(&self, offset: usize) -> Option<T> {
+        // SAFETY: `at` checked that the whole value lies before the linear part's end.
+        self.at(offset).map(|p| unsafe { ptr::read_unaligned(p) })
+    }
+}
+
+impl PacketMut for Skb {
+    #[inline(always)]
+    fn store<T: Pod>(&mut self, offset: usize, value: &T) -> Option<()> {
+        let place = self.at(offset)?;
+        // SAFETY: `at` checked that the whole value lies before the linear part's end. The kernel
+        // unshares the skb at the start of a program that writes.
+        unsafe { ptr::write_unaligned(place, *value) };
+        Some(())
+    }
+
+    /// The checksum may be left to the device (`CHECKSUM_PARTIAL`), or the device's own sum may
+    /// be kept beside the packet (`CHECKSUM_COMPLETE`): the helper knows.
+    #[inline(always)]
+    fn update_l4_checksum(&mut self, update: L4Checksum) -> Option<()> {
+        let zero = if update.is_udp {
+            csum::MARK_MANGLED_0
+        } else {
+            0
+        };
+        let offset = update.offset as u32;
+        let replace = |delta: u32, flags: u64| {
+            // SAFETY: the kernel passes a valid context.
+            unsafe { bpf_l4_csum_replace(self.skb, offset, 0, u64::from(delta), flags) }
+        };
+        let pseudo = update.pseudo.to_u32();
+        let flags = csum::PSEUDO_HDR | zero;
+        let mut done = if update.is_v6 {
+            replace(pseudo, flags | csum::IPV6)
+        } else {
+            replace(pseudo, flags)
+        };
+        if update.is_v6 && done != 0 {
+            // Kernels that do not know the flag refuse it before they change anything.
+            done = replace(pseudo, flags);
+        }
+        if done != 0 {
+            return None;
+        }
+        (replace(update.ports.to_u32(), zero) == 0).then_some(())
+    }
+}
+
+impl Device for Skb {
+    #[inline(always)]
+    fn ifindex(&self) -> u32 {
+        // SAFETY: the kernel passes a valid context.
+        unsafe { (*self.skb).ifindex }
+    }
+
+    #[inline(always)]
+    fn route(&self, parsed: &Parsed, dst: Addr) -> Route {
+        match fib::look_up(self.skb.cast(), self.ifindex(), parsed, dst) {
+            Answer::Neighbour(hop) => Route::Via(hop),
+            Answer::Device(ifindex) => Route::Via(Hop::device(ifindex)),
+            Answer::None => Route::Unreachable,
+        }
+    }
+
+    #[inline(always)]
+    fn can_send(&self, hop: &Hop) -> bool {
+        hop.ifindex != 0
+    }
+
+    #[inline(always)]
+    fn fits(&self, parsed: &Parsed, hop: &Hop) -> bool {
+        fib::fits(self.skb.cast(), parsed, hop, MTU_CHECK_SEGMENTS)
+    }
+}
+
+/// Runs the program `P` on a packet.
+#[inline(always)]
+pub(crate) fn run<P: Program>(skb: *mut __sk_buff) -> i32 {
+    let mut run = Run::<Skb, P>::new(Skb { skb });
+    run.count(Outcome::Seen);
+    if run.ctx.is_finished() {
+        run.count(Outcome::Finished);
+        return NEXT;
+    }
+    run.ctx.pull_headers();
+    match ethertype(&run.ctx) {
+        Some(ethernet::IPV4) => family::<V4, P>(&mut run),
+        Some(ethernet::IPV6) => family::<V6, P>(&mut run),
+        _ => NEXT,
+    }
+}
+
+#[inline(always)]
+fn family<F: Family, P: Program>(run: &mut Run<Skb, P>) -> i32 {
+    let Some(parsed) = parse::<F, _>(&run.ctx) else {
+        return NEXT;
+    };
+    let Some(scratch) = scratch() else {
+        return NEXT;
+    };
+    match P::decide(run, scratch, &parsed) {
+        Action::Pass => NEXT,
+        Action::Defer => {
+            run.count(Outcome::Deferred);
+            NEXT
+        }
+        Action::Drop(outcome) => drop(run, outcome),
+        Action::Stack(change) => to_stack::<F, P>(run, &parsed, &change),
+        Action::Out(change, hop) => out::<F, P>(run, &parsed, &change, &hop),
+        Action::Bounce(change) => bounce::<F, P>(run, &parsed, &change),
+    }
+}
+
+#[inline(always)]
+fn drop<P: Program>(run: &Run<Skb, P>, outcome: Outcome) -> i32 {
+    run.count(outcome);
+    DROP
+}
+
+#[inline(always)]
+fn to_stack<F: Family, P: Program>(
+    run: &mut Run<Skb, P>,
+    parsed: &Parsed,
+    change: &Rewrite,
+) -> i32 {
+    if rewrite::apply::<F, _>(&mut run.ctx, parsed, change).is_none() {
+        return drop(run, Outcome::NotWritable);
+    }
+    // A rewrite of the source alone is a reply that gets its frontend back.
+    run.count(if change.dst.is_some() {
+        Outcome::ToStack
+    } else {
+        Outcome::Replied
+    });
+    NEXT
+}
+
+#[inline(always)]
+fn out<F: Family, P: Program>(
+    run: &mut Run<Skb, P>,
+    parsed: &Parsed,
+    change: &Rewrite,
+    hop: &Hop,
+) -> i32 {
+    if rewrite::apply::<F, _>(&mut run.ctx, parsed, change).is_none() {
+        return drop(run, Outcome::NotWritable);
+    }
+    run.count(Outcome::Redirected);
+    // SAFETY: no next hop is passed: the kernel looks it up, and resolves the neighbour.
+    unsafe { bpf_redirect_neigh(hop.ifindex, ptr::null_mut(), 0, 0) as i32 }
+}
+
+#[inline(always)]
+fn bounce<F: Family, P: Program>(run: &mut Run<Skb, P>, parsed: &Parsed, change: &Rewrite) -> i32 {
+    let macs: Option<[[u8; 6]; 2]> = run.ctx.read(ethernet::field::ADDRESSES);
+    let done = macs.and_then(|[dst, src]| {
+        rewrite::set_macs(&mut run.ctx, src, dst)?;
+        rewrite::apply::<F, _>(&mut run.ctx, parsed, change)
+    });
+    if done.is_none() {
+        return drop(run, Outcome::NotWritable);
+    }
+    run.count(Outcome::Redirected);
+    // SAFETY: takes an interface index and flags by value.
+    unsafe { bpf_redirect(run.ctx.ifindex(), 0) as i32 }
+}

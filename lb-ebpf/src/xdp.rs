@@ -1,0 +1,190 @@
+//! Packets at XDP.
+
+use core::ptr;
+
+use aya_ebpf::{
+    bindings::{xdp_action, xdp_md},
+    helpers::generated::bpf_xdp_adjust_meta,
+};
+use bytemuck::Pod;
+use lb_common::{
+    Addr, Hop,
+    counter::Outcome,
+    packet::{Family, Packet, Parsed, V4, V6, ethertype, parse},
+    path::{Action, Device, Route, Tables as _},
+    rewrite::{self, L4Checksum, PacketMut, Rewrite},
+    wire::ethernet,
+};
+
+use crate::{
+    Program,
+    fib::{self, Answer},
+    kernel::Run,
+    maps::scratch,
+    skb::FINISHED,
+};
+
+/// The context of an XDP program.
+pub(crate) struct Xdp {
+    md: *mut xdp_md,
+}
+
+impl Xdp {
+    #[inline(always)]
+    fn at<T>(&self, offset: usize) -> Option<*mut T> {
+        // SAFETY: the kernel passes a valid context.
+        let (data, end) = unsafe { ((*self.md).data as usize, (*self.md).data_end as usize) };
+        let start = data + offset;
+        if start + size_of::<T>() > end {
+            return None;
+        }
+        Some(start as *mut T)
+    }
+
+    /// Tells tc on the same device that this packet is done. False where the driver carries no
+    /// metadata: then tc has to do it all.
+    #[inline(always)]
+    fn mark_finished(&self) -> bool {
+        // SAFETY: the kernel passes a valid context.
+        if unsafe { bpf_xdp_adjust_meta(self.md, -(size_of::<u32>() as i32)) } != 0 {
+            return false;
+        }
+        // SAFETY: as above.
+        let (meta, data) = unsafe { ((*self.md).data_meta as usize, (*self.md).data as usize) };
+        if meta + size_of::<u32>() > data {
+            return false;
+        }
+        // SAFETY: the bytes lie before `data`, and the metadata is aligned to four bytes.
+        unsafe { ptr::write(meta as *mut u32, FINISHED) };
+        true
+    }
+}
+
+impl Packet for Xdp {
+    #[inline(always)]
+    fn read<T: Pod>(&self, offset: usize) -> Option<T> {
+        // SAFETY: `at` checked that the whole value lies before the packet's end.
+        self.at(offset).map(|p| unsafe { ptr::read_unaligned(p) })
+    }
+}
+
+impl PacketMut for Xdp {
+    #[inline(always)]
+    fn store<T: Pod>(&mut self, offset: usize, value: &T) -> Option<()> {
+        let place = self.at(offset)?;
+        // SAFETY: `at` checked that the whole value lies before the packet's end.
+        unsafe { ptr::write_unaligned(place, *value) };
+        Some(())
+    }
+
+    #[inline(always)]
+    fn update_l4_checksum(&mut self, update: L4Checksum) -> Option<()> {
+        let field = self.read(update.offset)?;
+        self.store(update.offset, &update.apply(field))
+    }
+}
+
+impl Device for Xdp {
+    #[inline(always)]
+    fn ifindex(&self) -> u32 {
+        // SAFETY: the kernel passes a valid context.
+        unsafe { (*self.md).ingress_ifindex }
+    }
+
+    #[inline(always)]
+    fn route(&self, parsed: &Parsed, dst: Addr) -> Route {
+        match fib::look_up(self.md.cast(), self.ifindex(), parsed, dst) {
+            Answer::Neighbour(hop) if self.can_send(&hop) => Route::Via(hop),
+            // tc resolves neighbours, and reaches devices that have no Ethernet header.
+            _ => Route::Defer,
+        }
+    }
+
+    #[inline(always)]
+    fn can_send(&self, hop: &Hop) -> bool {
+        hop.ifindex == self.ifindex() && hop.dst_mac != [0; 6]
+    }
+
+    #[inline(always)]
+    fn fits(&self, parsed: &Parsed, hop: &Hop) -> bool {
+        fib::fits(self.md.cast(), parsed, hop, 0)
+    }
+}
+
+/// Runs the program `P` on a packet.
+#[inline(always)]
+pub(crate) fn run<P: Program>(md: *mut xdp_md) -> u32 {
+    let mut run = Run::<Xdp, P>::new(Xdp { md });
+    run.count(Outcome::Seen);
+    match ethertype(&run.ctx) {
+        Some(ethernet::IPV4) => family::<V4, P>(&mut run),
+        Some(ethernet::IPV6) => family::<V6, P>(&mut run),
+        _ => xdp_action::XDP_PASS,
+    }
+}
+
+#[inline(always)]
+fn family<F: Family, P: Program>(run: &mut Run<Xdp, P>) -> u32 {
+    let Some(parsed) = parse::<F, _>(&run.ctx) else {
+        return xdp_action::XDP_PASS;
+    };
+    let Some(scratch) = scratch() else {
+        return xdp_action::XDP_PASS;
+    };
+    match P::decide(run, scratch, &parsed) {
+        Action::Pass => xdp_action::XDP_PASS,
+        // A pod's packets never meet XDP.
+        Action::Defer | Action::Bounce(_) => defer(run),
+        Action::Drop(outcome) => drop(run, outcome),
+        Action::Stack(change) => to_stack::<F, P>(run, &parsed, &change),
+        Action::Out(change, hop) => out::<F, P>(run, &parsed, &change, &hop),
+    }
+}
+
+#[inline(always)]
+fn defer<P: Program>(run: &Run<Xdp, P>) -> u32 {
+    run.count(Outcome::Deferred);
+    xdp_action::XDP_PASS
+}
+
+#[inline(always)]
+fn drop<P: Program>(run: &Run<Xdp, P>, outcome: Outcome) -> u32 {
+    run.count(outcome);
+    xdp_action::XDP_DROP
+}
+
+#[inline(always)]
+fn to_stack<F: Family, P: Program>(
+    run: &mut Run<Xdp, P>,
+    parsed: &Parsed,
+    change: &Rewrite,
+) -> u32 {
+    if !run.ctx.mark_finished() {
+        return defer(run);
+    }
+    match rewrite::apply::<F, _>(&mut run.ctx, parsed, change) {
+        Some(()) => {
+            run.count(Outcome::ToStack);
+            xdp_action::XDP_PASS
+        }
+        None => drop(run, Outcome::NotWritable),
+    }
+}
+
+#[inline(always)]
+fn out<F: Family, P: Program>(
+    run: &mut Run<Xdp, P>,
+    parsed: &Parsed,
+    change: &Rewrite,
+    hop: &Hop,
+) -> u32 {
+    let done = rewrite::apply::<F, _>(&mut run.ctx, parsed, change)
+        .and_then(|()| rewrite::set_macs(&mut run.ctx, hop.dst_mac, hop.src_mac));
+    match done {
+        Some(()) => {
+            run.count(Outcome::Redirected);
+            xdp_action::XDP_TX
+        }
+        None => drop(run, Outcome::NotWritable),
+    }
+}
