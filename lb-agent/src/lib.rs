@@ -4,4 +4,6 @@
 #![warn(missing_docs)]
 
 pub mod dataplane;
+pub mod desired;
 pub mod model;
+pub mod reconcile;

@@ -24,21 +24,14 @@ pub struct Identity {
     pub port: u16,
 }
 
-/// Binary logarithm of the table size for `backends`, given the size that the table has.
-///
-/// A table grows when it must and shrinks when it is four times too large: a Service that
-/// scales up and down around a limit keeps its table.
+/// Binary logarithm of the smallest table for `backends`.
 #[must_use]
-pub fn bits_for(backends: usize, current: Option<u32>) -> u32 {
+pub fn bits_for(backends: usize) -> u32 {
     let slots = u64::from(SLOTS_PER_BACKEND) * backends as u64;
-    let needed = slots
+    slots
         .next_power_of_two()
         .trailing_zeros()
-        .clamp(MIN_BITS, MAX_BITS);
-    match current {
-        Some(bits) if (needed..=needed + 1).contains(&bits) => bits,
-        _ => needed,
-    }
+        .clamp(MIN_BITS, MAX_BITS)
 }
 
 /// The table of 2^`bits` slots: for each, the index into `backends` of its owner.
@@ -138,7 +131,7 @@ mod tests {
         #[test]
         fn every_backend_is_within_one_percent_of_its_share(n in 1..200_usize, seed: u32) {
             let backends = backends(n, seed);
-            let table = populate(&backends, bits_for(n, None));
+            let table = populate(&backends, bits_for(n));
             let mut counts = vec![0_u32; n];
             for owner in &table {
                 counts[*owner as usize] += 1;
@@ -154,7 +147,7 @@ mod tests {
             n in 2..100_usize, seed: u32, victim: prop::sample::Index,
         ) {
             let all = backends(n, seed);
-            let bits = bits_for(n, None);
+            let bits = bits_for(n);
             let gone = all[victim.index(n)];
             let rest: Vec<_> = all.iter().copied().filter(|b| *b != gone).collect();
             let (before, after) = (owners(&all, bits), owners(&rest, bits));
@@ -173,13 +166,10 @@ mod tests {
     }
 
     #[test]
-    fn a_table_has_a_hundred_slots_for_each_backend_and_some_inertia() {
-        assert_eq!(bits_for(1, None), 7);
-        assert_eq!(bits_for(3, None), 9);
-        assert_eq!(bits_for(100, None), 14);
-        assert_eq!(bits_for(1, Some(8)), 8, "half full is kept");
-        assert_eq!(bits_for(1, Some(9)), 7, "four times too large is not");
-        assert_eq!(bits_for(3, Some(7)), 9);
+    fn a_table_has_a_hundred_slots_for_each_backend() {
+        assert_eq!(bits_for(1), 7);
+        assert_eq!(bits_for(3), 9);
+        assert_eq!(bits_for(100), 14);
     }
 
     #[test]

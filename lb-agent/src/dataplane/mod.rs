@@ -1,5 +1,7 @@
 //! Where a plan is carried out: the kernel's maps and hooks, or a twin of them in memory.
 
+pub mod memory;
+
 use lb_common::{Backend, Frontend, FrontendKey, Interface, Slot};
 
 /// The maps that a plan writes.
@@ -20,6 +22,9 @@ pub trait Dataplane {
     ///
     /// [`Error::OutOfArena`] if they do not fit.
     fn write_slots(&mut self, offset: u32, slots: &[Slot]) -> Result<(), Error>;
+
+    /// The arena, as it is now.
+    fn slots(&self) -> &[Slot];
 
     /// Inserts or replaces an element of `FRONTENDS`.
     ///
@@ -54,7 +59,7 @@ pub trait Dataplane {
     /// # Errors
     ///
     /// [`Error::Map`] if the kernel refuses.
-    fn observe(&mut self) -> Result<Observation, Error>;
+    fn observe(&self) -> Result<Observation, Error>;
 }
 
 /// What the maps hold.
@@ -64,8 +69,6 @@ pub struct Observation {
     pub frontends: std::collections::BTreeMap<FrontendKey, Frontend>,
     /// Elements of `BACKENDS` that have ever been written (their generation is not 0), by index.
     pub backends: std::collections::BTreeMap<u32, Backend>,
-    /// The whole arena `SLOTS`.
-    pub slots: Vec<Slot>,
     /// Elements of `INTERFACES`.
     pub interfaces: std::collections::BTreeMap<u32, Interface>,
     /// Capacity of `FRONTENDS`.

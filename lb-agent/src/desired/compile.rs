@@ -1,0 +1,232 @@
+//! From the model to tables.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use lb_common::{Addr, Backend, BackendState, FrontendKey, frontend::flags, protocol};
+
+use super::{
+    FrontendSpec, Ids, Members, NodeView, Port, PortName, Rejection, Scope, Tables,
+    endpoints::{Candidates, candidates, cluster_set, is_allowed, local_set},
+};
+use crate::model::{Model, ObjectName, Service, ServiceKind, ServicePort, Slice, TrafficPolicy};
+
+/// The tables that serve `model` on this node, and what cannot be served.
+///
+/// Pure but for `ids`, which remembers the numbers that it has given out.
+pub fn compile(model: &Model, node: &NodeView, ids: &mut Ids) -> (Tables, Vec<Rejection>) {
+    let mut compiler = Compiler {
+        node,
+        ids,
+        taken: HashMap::new(),
+        tables: Tables {
+            ports: BTreeMap::new(),
+            interfaces: node.interfaces.clone(),
+        },
+        rejections: BTreeSet::new(),
+    };
+    let none = BTreeMap::new();
+    for (name, service) in &model.services {
+        let slices = model.slices.get(name).unwrap_or(&none);
+        compiler.service(name, service, slices.values().map(AsRef::as_ref));
+    }
+    let Compiler {
+        ids,
+        tables,
+        rejections,
+        ..
+    } = compiler;
+    ids.retain(
+        |id| tables.ports.contains_key(&id),
+        tables
+            .ports
+            .values()
+            .flat_map(|port| port.backends.iter().map(|(index, b)| (*index, b))),
+    );
+    (tables, rejections.into_iter().collect())
+}
+
+struct Compiler<'a> {
+    node: &'a NodeView,
+    ids: &'a mut Ids,
+    /// Frontends by the Service that has them: the first in the order of names.
+    taken: HashMap<FrontendKey, ObjectName>,
+    tables: Tables,
+    rejections: BTreeSet<Rejection>,
+}
+
+impl Compiler<'_> {
+    fn service<'s>(
+        &mut self,
+        name: &ObjectName,
+        service: &Service,
+        slices: impl Iterator<Item = &'s Slice> + Clone,
+    ) {
+        if service.kind == ServiceKind::ExternalName {
+            return;
+        }
+        for cluster_ip in &service.cluster_ips {
+            for port in &service.ports {
+                if !matches!(port.protocol, protocol::TCP | protocol::UDP) {
+                    let proto = protocol::name(port.protocol);
+                    let reason = format!("port {}: {proto} is not served yet", port.port);
+                    self.reject(name, reason);
+                    continue;
+                }
+                self.port(name, service, *cluster_ip, port, slices.clone());
+            }
+        }
+    }
+
+    fn port<'s>(
+        &mut self,
+        service_name: &ObjectName,
+        service: &Service,
+        cluster_ip: IpAddr,
+        port: &ServicePort,
+        slices: impl Iterator<Item = &'s Slice>,
+    ) {
+        let is_v4 = cluster_ip.is_ipv4();
+        let name = PortName {
+            service: service_name.clone(),
+            port: port.name.clone(),
+            protocol: port.protocol,
+            is_v4,
+        };
+        let frontends = self.frontends(service_name, service, cluster_ip, port);
+        if frontends.is_empty() {
+            return;
+        }
+        let mut found = candidates(slices, &port.name, port.protocol, is_v4, &self.node.name);
+        self.drop_forbidden(service_name, &mut found);
+        let id = self.ids.port(&name, frontends.keys());
+        let (cluster, local) = (cluster_set(&found), local_set(&found));
+
+        let mut entry = Port {
+            name,
+            backends: BTreeMap::new(),
+            cluster: Members::new(),
+            local: Members::new(),
+            frontends,
+        };
+        for (key, candidate) in &found {
+            let (addr, number) = (Addr::from(key.0), key.1);
+            let Ok(reference) = self.ids.backend(id, addr, number) else {
+                let reason = "the map BACKENDS is full: raise --backends-max".to_owned();
+                self.reject(service_name, reason);
+                return;
+            };
+            let active = cluster.contains(key) || local.contains(key);
+            let state = if active {
+                BackendState::Active
+            } else {
+                BackendState::Terminating
+            };
+            if cluster.contains(key) {
+                entry.cluster.insert(reference);
+            }
+            if local.contains(key) {
+                entry.local.insert(reference);
+            }
+            let backend = Backend {
+                addr,
+                service: id,
+                port: number,
+                generation: reference.generation(),
+                state: state as u8,
+                local: candidate.local.into(),
+                protocol: port.protocol,
+                pad: [0; 2],
+            };
+            entry.backends.insert(reference.index(), backend);
+        }
+        self.tables.ports.insert(id, entry);
+    }
+
+    fn drop_forbidden(&mut self, service: &ObjectName, found: &mut Candidates) {
+        found.retain(|(addr, _), _| {
+            let allowed = is_allowed(*addr);
+            if !allowed {
+                let reason = format!("endpoint {addr}: an address that no Service may reach");
+                self.reject(service, reason);
+            }
+            allowed
+        });
+    }
+
+    /// What clients of a Service port dial in the family of `cluster_ip` (SEMANTICS C, D).
+    fn frontends(
+        &mut self,
+        name: &ObjectName,
+        service: &Service,
+        cluster_ip: IpAddr,
+        port: &ServicePort,
+    ) -> BTreeMap<FrontendKey, FrontendSpec> {
+        let spec = |outside, inside, flags| FrontendSpec {
+            outside,
+            inside,
+            affinity_timeout_s: service.affinity_timeout_s.unwrap_or(0),
+            flags,
+        };
+        let internal = scope(service.internal_policy);
+        let external = scope(service.external_policy);
+        let same_family = |addr: &&IpAddr| addr.is_ipv4() == cluster_ip.is_ipv4();
+
+        let mut wanted = vec![(cluster_ip, port.port, spec(internal, internal, 0))];
+        // Inside the node the external policy does not bind (item 32).
+        let outer = spec(external, Scope::Cluster, 0);
+        let vips = service
+            .external_ips
+            .iter()
+            .chain(&service.load_balancer_ips);
+        wanted.extend(vips.filter(same_family).map(|vip| (*vip, port.port, outer)));
+        if port.node_port != 0 {
+            let node_port = spec(external, Scope::Cluster, flags::NODE_PORT);
+            let localhost = if cluster_ip.is_ipv4() {
+                IpAddr::V4(Ipv4Addr::LOCALHOST)
+            } else {
+                IpAddr::V6(Ipv6Addr::LOCALHOST)
+            };
+            let addresses = self.node.node_port_addresses.iter().filter(same_family);
+            let localhost = self.node.localhost_node_ports.then_some(&localhost);
+            wanted.extend(
+                addresses
+                    .chain(localhost)
+                    .map(|addr| (*addr, port.node_port, node_port)),
+            );
+        }
+        let mut frontends = BTreeMap::new();
+        for (addr, number, spec) in wanted {
+            let key = FrontendKey::new(addr.into(), number, port.protocol);
+            match self.taken.get(&key) {
+                Some(owner) if !frontends.contains_key(&key) => {
+                    let proto = protocol::name(port.protocol);
+                    let reason = format!("{addr}:{number}/{proto} is taken by {owner}");
+                    self.reject(name, reason);
+                }
+                Some(_) => {}
+                None => {
+                    self.taken.insert(key, name.clone());
+                    frontends.insert(key, spec);
+                }
+            }
+        }
+        frontends
+    }
+
+    fn reject(&mut self, object: &ObjectName, reason: String) {
+        self.rejections.insert(Rejection {
+            object: object.to_string(),
+            reason,
+        });
+    }
+}
+
+fn scope(policy: TrafficPolicy) -> Scope {
+    match policy {
+        TrafficPolicy::Cluster => Scope::Cluster,
+        TrafficPolicy::Local => Scope::Local,
+    }
+}

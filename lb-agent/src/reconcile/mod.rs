@@ -1,0 +1,13 @@
+//! From what the maps hold to what they ought to hold, in steps that are each safe to stop at.
+
+mod arena;
+mod plan;
+mod programmed;
+mod reconciler;
+
+pub use self::{
+    arena::Allocator,
+    plan::{Op, Plan, plan},
+    programmed::Programmed,
+    reconciler::{Outcome, Reconciler},
+};

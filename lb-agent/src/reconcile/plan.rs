@@ -1,0 +1,373 @@
+//! The difference between what is programmed and what is desired, as ordered operations.
+
+use std::{collections::BTreeMap, time::Instant};
+
+use lb_common::{
+    Addr, Backend, BackendRef, BackendState, Extent, Frontend, FrontendKey, Interface, Slot, maglev,
+};
+
+use super::programmed::{PortTables, Programmed};
+use crate::desired::{FrontendSpec, Members, Port, Rejection, Tables};
+
+/// One operation on the maps.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Op {
+    /// A device that packets leave by.
+    PutInterface(u32, Interface),
+    /// A backend appears, or its state changes.
+    PutBackend(u32, Backend),
+    /// A table is written where nobody looks yet: its header, then its slots.
+    WriteSlots(u32, Vec<Slot>),
+    /// The commit point: clients get the new table from here on.
+    PutFrontend(FrontendKey, Frontend),
+    /// Nobody dials this any more.
+    RemoveFrontend(FrontendKey),
+    /// The device is gone.
+    RemoveInterface(u32),
+}
+
+/// What is to be done, in an order of which every prefix is safe.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The operations.
+    pub ops: Vec<Op>,
+    /// Service ports for which there is no room; what they had before stays.
+    pub rejections: Vec<Rejection>,
+    /// What is programmed once all operations are done.
+    pub next: Programmed,
+}
+
+/// Plans the way from `programmed` to `desired`. `slots` is the arena.
+///
+/// Devices and backends come first, then tables, then the frontends that lead to them; then
+/// frontends go, then the backends that they led to, then devices.
+#[must_use]
+pub fn plan(programmed: &Programmed, slots: &[Slot], desired: &Tables, now: Instant) -> Plan {
+    let mut planner = Planner {
+        before: programmed,
+        slots,
+        now,
+        next: programmed.clone(),
+        steps: Steps::default(),
+        rejections: Vec::new(),
+        kept: BTreeMap::new(),
+    };
+    planner.interfaces(desired);
+    for (id, port) in &desired.ports {
+        planner.port(*id, port);
+    }
+    planner.remove_frontends();
+    planner.retire_backends(desired);
+    Plan {
+        ops: planner.steps.in_order(),
+        rejections: planner.rejections,
+        next: planner.next,
+    }
+}
+
+#[derive(Default)]
+struct Steps {
+    interfaces_in: Vec<Op>,
+    backends_in: Vec<Op>,
+    tables: Vec<Op>,
+    frontends_in: Vec<Op>,
+    frontends_out: Vec<Op>,
+    backends_out: Vec<Op>,
+    interfaces_out: Vec<Op>,
+}
+
+impl Steps {
+    fn in_order(self) -> Vec<Op> {
+        let Self {
+            interfaces_in,
+            backends_in,
+            tables,
+            frontends_in,
+            frontends_out,
+            backends_out,
+            interfaces_out,
+        } = self;
+        [
+            interfaces_in,
+            backends_in,
+            tables,
+            frontends_in,
+            frontends_out,
+            backends_out,
+            interfaces_out,
+        ]
+        .concat()
+    }
+}
+
+struct Planner<'a> {
+    before: &'a Programmed,
+    slots: &'a [Slot],
+    now: Instant,
+    next: Programmed,
+    steps: Steps,
+    rejections: Vec<Rejection>,
+    /// Frontends that are there in the end, by the Service port that has them.
+    kept: BTreeMap<FrontendKey, u32>,
+}
+
+impl Planner<'_> {
+    fn interfaces(&mut self, desired: &Tables) {
+        for (ifindex, interface) in &desired.interfaces {
+            if self.before.interfaces.get(ifindex) != Some(interface) {
+                let op = Op::PutInterface(*ifindex, *interface);
+                self.steps.interfaces_in.push(op);
+            }
+        }
+        for ifindex in self.before.interfaces.keys() {
+            if !desired.interfaces.contains_key(ifindex) {
+                self.steps
+                    .interfaces_out
+                    .push(Op::RemoveInterface(*ifindex));
+            }
+        }
+        self.next.interfaces.clone_from(&desired.interfaces);
+    }
+
+    fn port(&mut self, id: u32, port: &Port) {
+        let Some(tables) = self.tables(id, port) else {
+            self.keep_as_it_is(id, port, "the arena SLOTS is full: raise --slots-max");
+            return;
+        };
+        let frontends: BTreeMap<FrontendKey, Frontend> = port
+            .frontends
+            .iter()
+            .map(|(key, spec)| (*key, frontend(id, port, spec, &tables)))
+            .collect();
+        let new = frontends
+            .keys()
+            .filter(|key| !self.next.frontends.contains_key(key))
+            .count();
+        if self.next.frontends.len() + new > self.next.frontends_max as usize {
+            self.keep_as_it_is(id, port, "the map FRONTENDS is full: raise --frontends-max");
+            return;
+        }
+        self.write_tables(id, port, tables);
+        for (index, backend) in &port.backends {
+            self.put_backend(*index, backend);
+        }
+        for (key, frontend) in frontends {
+            self.kept.insert(key, id);
+            if self.before.frontends.get(&key) != Some(&frontend) {
+                self.steps.frontends_in.push(Op::PutFrontend(key, frontend));
+                self.next.frontends.insert(key, frontend);
+            }
+        }
+    }
+
+    /// There is no room for what is desired: the port goes on with what it has.
+    fn keep_as_it_is(&mut self, id: u32, port: &Port, reason: &str) {
+        for (key, frontend) in &self.before.frontends {
+            if frontend.service == id {
+                self.kept.insert(*key, id);
+            }
+        }
+        self.rejections.push(Rejection {
+            object: port.name.to_string(),
+            reason: reason.to_owned(),
+        });
+    }
+
+    /// The tables of a port: those it has, if they hold the desired sets, else places for new
+    /// ones. Nothing if there is no room.
+    fn tables(&mut self, id: u32, port: &Port) -> Option<PortTables> {
+        let wanted = wanted_sets(port);
+        let have = self.before.ports.get(&id);
+        if let Some(have) = have
+            && wanted.iter().all(|set| have.tables.contains_key(*set))
+        {
+            return Some(have.clone());
+        }
+        let mut arena = self.next.arena.clone();
+        let mut tables = BTreeMap::new();
+        for set in wanted {
+            // A table never shrinks while its Service lives: slots that were joined could not
+            // say which backend had served their flows.
+            let old = self.predecessor(port, set).map_or(0, |extent| extent.bits);
+            let bits = maglev::bits_for(set.len()).max(old);
+            tables.insert(set.clone(), arena.allocate(bits, self.now)?);
+        }
+        self.next.arena = arena;
+        Some(PortTables {
+            generation: have.map_or(1, |have| have.generation.wrapping_add(1).max(1)),
+            tables,
+        })
+    }
+
+    /// The table that a set's clients have used so far.
+    fn predecessor(&self, port: &Port, set: &Members) -> Option<Extent> {
+        port.frontends.iter().find_map(|(key, spec)| {
+            let old = self.before.frontends.get(key)?;
+            let sides = [(spec.inside, old.inside), (spec.outside, old.outside)];
+            sides
+                .into_iter()
+                .find(|(scope, extent)| port.members(*scope) == set && !extent.is_empty())
+                .map(|(_, extent)| extent)
+        })
+    }
+
+    fn write_tables(&mut self, id: u32, port: &Port, tables: PortTables) {
+        let have = self.before.ports.get(&id);
+        if have == Some(&tables) {
+            return;
+        }
+        for (set, extent) in &tables.tables {
+            let old = self
+                .predecessor(port, set)
+                .and_then(|old| Some((old, self.table_at(old)?)));
+            let mut content = vec![Slot::header(id, tables.generation)];
+            content.extend(table(port, set, extent.bits, old));
+            let op = Op::WriteSlots(extent.offset, content);
+            self.steps.tables.push(op);
+        }
+        for extent in have.iter().flat_map(|have| have.tables.values()) {
+            self.next.arena.release(*extent, self.now);
+        }
+        self.next.ports.insert(id, tables);
+    }
+
+    /// The slots of a table, without its header.
+    fn table_at(&self, extent: Extent) -> Option<&[Slot]> {
+        let start = extent.offset as usize + 1;
+        self.slots.get(start..start + extent.slots() as usize)
+    }
+
+    /// A backend that takes more than before comes before the tables that lead to it; one that
+    /// takes less, after.
+    fn put_backend(&mut self, index: u32, backend: &Backend) {
+        let before = self.before.backends.get(&index);
+        if before == Some(backend) {
+            return;
+        }
+        let op = Op::PutBackend(index, *backend);
+        let same = before.is_some_and(|b| b.generation == backend.generation);
+        if same && !backend.is_active() {
+            self.steps.backends_out.push(op);
+        } else {
+            self.steps.backends_in.push(op);
+        }
+        self.next.backends.insert(index, *backend);
+    }
+
+    fn remove_frontends(&mut self) {
+        for key in self.before.frontends.keys() {
+            if !self.kept.contains_key(key) {
+                self.steps.frontends_out.push(Op::RemoveFrontend(*key));
+                self.next.frontends.remove(key);
+            }
+        }
+        let (kept, arena, now) = (&self.kept, &mut self.next.arena, self.now);
+        let live: std::collections::BTreeSet<u32> = kept.values().copied().collect();
+        self.next.ports.retain(|id, port| {
+            let stays = live.contains(id);
+            if !stays {
+                for extent in port.tables.values() {
+                    arena.release(*extent, now);
+                }
+            }
+            stays
+        });
+    }
+
+    /// Backends that no slice names any more serve no new flow; their elements stay, for the
+    /// flows that they have.
+    fn retire_backends(&mut self, desired: &Tables) {
+        let skipped = |service: u32| {
+            self.rejections.iter().any(|rejection| {
+                desired
+                    .ports
+                    .get(&service)
+                    .is_some_and(|port| port.name.to_string() == rejection.object)
+            })
+        };
+        let mut gone = Vec::new();
+        for (index, backend) in &self.before.backends {
+            let named = desired
+                .ports
+                .get(&backend.service)
+                .is_some_and(|port| port.backends.contains_key(index));
+            let reused = self.next.backends.get(index).map(|b| b.generation);
+            if !named
+                && reused == Some(backend.generation)
+                && backend.serves()
+                && !skipped(backend.service)
+            {
+                let state = BackendState::Gone as u8;
+                gone.push((*index, Backend { state, ..*backend }));
+            }
+        }
+        for (index, backend) in gone {
+            self.steps.backends_out.push(Op::PutBackend(index, backend));
+            self.next.backends.insert(index, backend);
+        }
+    }
+}
+
+/// The sets of backends that a port's frontends use; an empty set needs no table.
+fn wanted_sets(port: &Port) -> std::collections::BTreeSet<&Members> {
+    port.frontends
+        .values()
+        .flat_map(|spec| [spec.outside, spec.inside])
+        .map(|scope| port.members(scope))
+        .filter(|members| !members.is_empty())
+        .collect()
+}
+
+fn frontend(id: u32, port: &Port, spec: &FrontendSpec, tables: &PortTables) -> Frontend {
+    let extent = |scope| {
+        tables
+            .tables
+            .get(port.members(scope))
+            .copied()
+            .unwrap_or(Extent::EMPTY)
+    };
+    Frontend {
+        service: id,
+        generation: tables.generation,
+        outside: extent(spec.outside),
+        inside: extent(spec.inside),
+        affinity_timeout_s: spec.affinity_timeout_s,
+        flags: spec.flags,
+    }
+}
+
+/// The slots of a table, each with the backend that had it before.
+fn table(port: &Port, set: &Members, bits: u32, old: Option<(Extent, &[Slot])>) -> Vec<Slot> {
+    let (references, identities): (Vec<BackendRef>, Vec<maglev::Identity>) = set
+        .iter()
+        .filter_map(|reference| {
+            let backend = port.backends.get(&reference.index())?;
+            let (addr, port): (Addr, u16) = (backend.addr, backend.port);
+            Some((*reference, maglev::Identity { addr, port }))
+        })
+        .unzip();
+    let previous = |index: usize, current: BackendRef| -> BackendRef {
+        let Some((extent, slots)) = old else {
+            return BackendRef::NONE;
+        };
+        match slots.get(index >> bits.saturating_sub(extent.bits)) {
+            Some(slot) if slot.current == current => slot.previous,
+            Some(slot) => slot.current,
+            None => BackendRef::NONE,
+        }
+    };
+    maglev::populate(&identities, bits)
+        .into_iter()
+        .enumerate()
+        .map(|(index, owner)| {
+            let current = references
+                .get(owner as usize)
+                .copied()
+                .unwrap_or(BackendRef::NONE);
+            Slot {
+                current,
+                previous: previous(index, current),
+            }
+        })
+        .collect()
+}

@@ -1,0 +1,96 @@
+//! What the maps hold, in the terms of a plan.
+
+use std::collections::BTreeMap;
+
+use lb_common::{Backend, Extent, Frontend, FrontendKey, Interface, Slot};
+
+use super::arena::Allocator;
+use crate::{dataplane::Observation, desired::Members};
+
+/// The maps' content as the agent knows it. It is the only writer; it reads them at its start,
+/// and again after an error.
+#[derive(Clone, Debug)]
+pub struct Programmed {
+    pub(super) frontends: BTreeMap<FrontendKey, Frontend>,
+    pub(super) backends: BTreeMap<u32, Backend>,
+    pub(super) interfaces: BTreeMap<u32, Interface>,
+    /// Tables by Service port.
+    pub(super) ports: BTreeMap<u32, PortTables>,
+    pub(super) arena: Allocator,
+    pub(super) frontends_max: u32,
+}
+
+/// The look-up tables of one Service port.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct PortTables {
+    /// The generation in the tables' headers and the port's frontends.
+    pub(super) generation: u32,
+    /// Table by the set of backends in it.
+    pub(super) tables: BTreeMap<Members, Extent>,
+}
+
+impl Programmed {
+    /// Understands what the maps hold. A table whose header does not name its frontend's Service
+    /// port and generation counts as missing, and is written anew.
+    #[must_use]
+    pub fn new(observation: Observation, slots: &[Slot]) -> Self {
+        let Observation {
+            frontends,
+            backends,
+            interfaces,
+            frontends_max,
+            backends_max: _,
+        } = observation;
+        let mut ports = BTreeMap::<u32, PortTables>::new();
+        for frontend in frontends.values() {
+            let port = ports.entry(frontend.service).or_default();
+            if port.generation != frontend.generation {
+                // Half of an update: the newer half is the one that is kept.
+                if port.generation > frontend.generation {
+                    continue;
+                }
+                port.tables.clear();
+                port.generation = frontend.generation;
+            }
+            for extent in [frontend.outside, frontend.inside] {
+                if let Some(members) = members(frontend, extent, slots) {
+                    port.tables.insert(members, extent);
+                }
+            }
+        }
+        let used: Vec<Extent> = frontends
+            .values()
+            .flat_map(|frontend| [frontend.outside, frontend.inside])
+            .collect();
+        let elements = u32::try_from(slots.len()).unwrap_or(u32::MAX);
+        Self {
+            arena: Allocator::new(elements, used),
+            frontends,
+            backends,
+            interfaces,
+            ports,
+            frontends_max,
+        }
+    }
+
+    /// What is served, by frontend.
+    #[must_use]
+    pub fn frontends(&self) -> &BTreeMap<FrontendKey, Frontend> {
+        &self.frontends
+    }
+
+    /// The backends, by index.
+    #[must_use]
+    pub fn backends(&self) -> &BTreeMap<u32, Backend> {
+        &self.backends
+    }
+}
+
+/// The backends in a table, if it is what the frontend says.
+fn members(frontend: &Frontend, extent: Extent, slots: &[Slot]) -> Option<Members> {
+    let start = extent.offset as usize;
+    let table = slots.get(start..start.checked_add(extent.elements() as usize)?)?;
+    let (header, slots) = table.split_first()?;
+    (*header == Slot::header(frontend.service, frontend.generation))
+        .then(|| slots.iter().map(|slot| slot.current).collect())
+}

@@ -1,0 +1,104 @@
+//! One turn of the loop: compile, plan, apply.
+
+use std::time::Instant;
+
+use super::{Op, Programmed, plan};
+use crate::{
+    dataplane::{Dataplane, Error},
+    desired::{Ids, NodeView, Rejection, compile},
+    model::Model,
+};
+
+/// Keeps the maps of a data plane what they ought to be.
+#[derive(Debug)]
+pub struct Reconciler<D> {
+    dataplane: D,
+    programmed: Programmed,
+    ids: Ids,
+}
+
+/// What a turn did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// Operations on maps.
+    pub operations: usize,
+    /// What cannot be served.
+    pub rejections: Vec<Rejection>,
+}
+
+impl<D: Dataplane> Reconciler<D> {
+    /// Takes over a data plane as it is: numbers and tables stay what they were.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Dataplane::observe`].
+    pub fn new(dataplane: D) -> Result<Self, Error> {
+        let observation = dataplane.observe()?;
+        let ids = Ids::restore(
+            &observation.frontends,
+            &observation.backends,
+            observation.backends_max,
+        );
+        let programmed = Programmed::new(observation, dataplane.slots());
+        Ok(Self {
+            dataplane,
+            programmed,
+            ids,
+        })
+    }
+
+    /// Makes the maps serve `model` on this node.
+    ///
+    /// # Errors
+    ///
+    /// Of the operation that failed. What was done before it stands; the next turn starts from
+    /// what the maps hold.
+    pub fn reconcile(
+        &mut self,
+        model: &Model,
+        node: &NodeView,
+        now: Instant,
+    ) -> Result<Outcome, Error> {
+        let (desired, mut rejections) = compile(model, node, &mut self.ids);
+        let plan = plan(&self.programmed, self.dataplane.slots(), &desired, now);
+        rejections.extend(plan.rejections);
+        for op in &plan.ops {
+            if let Err(error) = self.apply(op) {
+                let observation = self.dataplane.observe()?;
+                self.programmed = Programmed::new(observation, self.dataplane.slots());
+                return Err(error);
+            }
+        }
+        self.programmed = plan.next;
+        Ok(Outcome {
+            operations: plan.ops.len(),
+            rejections,
+        })
+    }
+
+    /// What the maps hold.
+    #[must_use]
+    pub fn programmed(&self) -> &Programmed {
+        &self.programmed
+    }
+
+    /// The data plane.
+    pub fn dataplane(&mut self) -> &mut D {
+        &mut self.dataplane
+    }
+
+    fn apply(&mut self, op: &Op) -> Result<(), Error> {
+        let dataplane = &mut self.dataplane;
+        match op {
+            Op::PutInterface(ifindex, interface) => dataplane.put_interface(*ifindex, interface),
+            Op::PutBackend(index, backend) => dataplane.put_backend(*index, backend),
+            Op::WriteSlots(offset, slots) => dataplane.write_slots(*offset, slots),
+            Op::PutFrontend(key, frontend) => dataplane.put_frontend(key, frontend),
+            Op::RemoveFrontend(key) => dataplane.remove_frontend(key),
+            Op::RemoveInterface(ifindex) => dataplane.remove_interface(*ifindex),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,323 @@
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use lb_common::{FrontendKey, Slot};
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    dataplane::memory::Memory,
+    model::{
+        Endpoint, ObjectName, Service, ServiceKind, ServicePort, Slice, SlicePort, TrafficPolicy,
+    },
+};
+
+/// A Service by its number, with endpoints by their last octet; even octets are local.
+#[derive(Clone, Debug)]
+struct Sample {
+    number: u8,
+    endpoints: BTreeSet<u8>,
+    node_port: bool,
+    external_local: bool,
+}
+
+fn samples() -> impl Strategy<Value = Vec<Sample>> {
+    let sample = (
+        0..4_u8,
+        prop::collection::btree_set(1..9_u8, 0..5),
+        any::<bool>(),
+        any::<bool>(),
+    )
+        .prop_map(|(number, endpoints, node_port, external_local)| Sample {
+            number,
+            endpoints,
+            node_port,
+            external_local,
+        });
+    prop::collection::vec(sample, 0..4)
+}
+
+fn name(number: u8) -> ObjectName {
+    ObjectName {
+        namespace: "default".into(),
+        name: format!("service-{number}"),
+    }
+}
+
+fn cluster_ip(number: u8) -> IpAddr {
+    [10, 96, 0, number].into()
+}
+
+fn service(sample: &Sample) -> Service {
+    Service {
+        kind: ServiceKind::NodePort,
+        cluster_ips: vec![cluster_ip(sample.number)],
+        external_ips: Vec::new(),
+        load_balancer_ips: Vec::new(),
+        ports: vec![ServicePort {
+            name: String::new(),
+            protocol: 6,
+            port: 80,
+            node_port: if sample.node_port {
+                30_000 + u16::from(sample.number)
+            } else {
+                0
+            },
+        }],
+        internal_policy: TrafficPolicy::Cluster,
+        external_policy: if sample.external_local {
+            TrafficPolicy::Local
+        } else {
+            TrafficPolicy::Cluster
+        },
+        affinity_timeout_s: None,
+        source_ranges: Vec::new(),
+        health_check_node_port: 0,
+    }
+}
+
+fn slice(sample: &Sample) -> Slice {
+    let endpoint = |last: &u8| Endpoint {
+        addr: [10, 244, sample.number, *last].into(),
+        ready: true,
+        serving: true,
+        terminating: false,
+        node: Some(if last % 2 == 0 { "here" } else { "there" }.into()),
+        for_zones: BTreeSet::new(),
+        for_nodes: BTreeSet::new(),
+    };
+    Slice {
+        ports: vec![SlicePort {
+            name: String::new(),
+            protocol: 6,
+            port: 8000,
+        }],
+        endpoints: sample.endpoints.iter().map(endpoint).collect(),
+    }
+}
+
+fn model(samples: &[Sample]) -> Model {
+    let mut model = Model::default();
+    for sample in samples {
+        let name = name(sample.number);
+        model
+            .services
+            .insert(name.clone(), Arc::new(service(sample)));
+        model
+            .slices
+            .insert(name, [("a".to_owned(), Arc::new(slice(sample)))].into());
+    }
+    model
+}
+
+fn node() -> NodeView {
+    NodeView {
+        name: "here".into(),
+        node_port_addresses: [[192, 168, 0, 1].into()].into(),
+        localhost_node_ports: true,
+        interfaces: BTreeMap::new(),
+    }
+}
+
+/// Who gets a connection, by frontend, side, and eight points of the hash; nobody where there is
+/// no backend. Panics where a program would find a torn table.
+fn answers(dataplane: &Memory) -> BTreeMap<(FrontendKey, bool, u32), Option<IpAddr>> {
+    let maps = dataplane.maps();
+    let mut answers = BTreeMap::new();
+    for (key, frontend) in &maps.frontends {
+        for (inside, extent) in [(true, frontend.inside), (false, frontend.outside)] {
+            for point in 0..8_u32 {
+                let answer = (!extent.is_empty()).then(|| {
+                    let header = dataplane.slots()[extent.offset as usize];
+                    let expected = Slot::header(frontend.service, frontend.generation);
+                    assert_eq!(header, expected, "the table of another frontend");
+                    let index = extent.slot_index(point << 29 | 12345);
+                    let reference = dataplane.slots()[index as usize].current;
+                    let backend = maps.backends[&reference.index()];
+                    assert!(backend.is(reference), "an earlier incarnation");
+                    assert!(backend.serves(), "a backend that is gone");
+                    backend.addr.to_ip()
+                });
+                answers.insert((*key, inside, point), answer);
+            }
+        }
+    }
+    answers
+}
+
+fn empty() -> Reconciler<Memory> {
+    Reconciler::new(Memory::new(64, 64, 1 << 14)).expect("memory does not fail")
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+
+    #[test]
+    fn every_prefix_of_a_plan_gives_old_or_new_answers(before in samples(), after in samples()) {
+        let now = Instant::now();
+        let mut reconciler = empty();
+        reconciler.reconcile(&model(&before), &node(), now).unwrap();
+        let old = answers(&reconciler.dataplane);
+        let mut whole = Reconciler::new(reconciler.dataplane.clone()).unwrap();
+        let operations = whole.reconcile(&model(&after), &node(), now).unwrap().operations;
+        let new = answers(&whole.dataplane);
+
+        for stop in 0..operations {
+            let mut dataplane = reconciler.dataplane.clone();
+            dataplane.fails_after = dataplane.operations + stop;
+            let mut partly = Reconciler::new(dataplane).unwrap();
+            prop_assert!(partly.reconcile(&model(&after), &node(), now).is_err());
+            for (point, answer) in answers(&partly.dataplane) {
+                let allowed = [old.get(&point), new.get(&point)];
+                prop_assert!(
+                    allowed.contains(&Some(&answer)),
+                    "{point:?} got {answer:?} after {stop} of {operations}, not one of {allowed:?}"
+                );
+            }
+            // Whoever takes over from there arrives where the whole plan does.
+            partly.dataplane.fails_after = usize::MAX;
+            let mut next = Reconciler::new(partly.dataplane).unwrap();
+            next.reconcile(&model(&after), &node(), now).unwrap();
+            prop_assert_eq!(answers(&next.dataplane), new.clone());
+        }
+    }
+
+    #[test]
+    fn nothing_is_written_when_nothing_has_changed(samples in samples()) {
+        let now = Instant::now();
+        let mut reconciler = empty();
+        reconciler.reconcile(&model(&samples), &node(), now).unwrap();
+        let again = reconciler.reconcile(&model(&samples), &node(), now).unwrap();
+        prop_assert_eq!(again.operations, 0);
+        let mut restarted = Reconciler::new(reconciler.dataplane).unwrap();
+        let first = restarted.reconcile(&model(&samples), &node(), now).unwrap();
+        prop_assert_eq!(first.operations, 0);
+    }
+
+    #[test]
+    fn a_history_of_changes_ends_like_a_fresh_start(history in prop::collection::vec(samples(), 1..6)) {
+        let start = Instant::now();
+        let mut reconciler = empty();
+        for (turn, samples) in (0..).zip(&history) {
+            let now = start + Duration::from_secs(2) * turn;
+            reconciler.reconcile(&model(samples), &node(), now).unwrap();
+        }
+        let mut fresh = empty();
+        fresh.reconcile(&model(history.last().unwrap()), &node(), start).unwrap();
+        prop_assert_eq!(served(&reconciler.dataplane), served(&fresh.dataplane));
+    }
+}
+
+/// Every backend that a frontend's tables lead to; the tables themselves may differ in size.
+fn served(dataplane: &Memory) -> BTreeMap<(FrontendKey, bool), BTreeSet<IpAddr>> {
+    let maps = dataplane.maps();
+    let mut served = BTreeMap::new();
+    for (key, frontend) in &maps.frontends {
+        for (inside, extent) in [(true, frontend.inside), (false, frontend.outside)] {
+            let start = extent.offset as usize + 1;
+            let slots = &dataplane.slots()[start..start + extent.slots() as usize];
+            let addrs = slots
+                .iter()
+                .map(|slot| maps.backends[&slot.current.index()].addr.to_ip());
+            served.insert((*key, inside), addrs.collect());
+        }
+    }
+    served
+}
+
+fn sample(number: u8, endpoints: impl IntoIterator<Item = u8>) -> Sample {
+    Sample {
+        number,
+        endpoints: endpoints.into_iter().collect(),
+        node_port: false,
+        external_local: false,
+    }
+}
+
+#[test]
+fn one_changed_endpoint_writes_for_its_own_service_only() {
+    let mut samples: Vec<Sample> = (0..20).map(|n| sample(n, [1, 2, 3])).collect();
+    let mut reconciler = empty();
+    let now = Instant::now();
+    reconciler
+        .reconcile(&model(&samples), &node(), now)
+        .unwrap();
+    samples[7].endpoints.insert(4);
+    let outcome = reconciler
+        .reconcile(&model(&samples), &node(), now)
+        .unwrap();
+    assert_eq!(outcome.operations, 3, "a backend, a table, a frontend");
+}
+
+#[test]
+fn a_slot_remembers_who_had_it_before() {
+    let now = Instant::now();
+    let mut reconciler = empty();
+    reconciler
+        .reconcile(&model(&[sample(0, [1, 2])]), &node(), now)
+        .unwrap();
+    let before = answers(&reconciler.dataplane);
+    reconciler
+        .reconcile(&model(&[sample(0, [2])]), &node(), now)
+        .unwrap();
+    let maps = reconciler.dataplane.maps().clone();
+    for ((key, inside, point), owner) in before {
+        let frontend = maps.frontends[&key];
+        let extent = if inside {
+            frontend.inside
+        } else {
+            frontend.outside
+        };
+        let slot = reconciler.dataplane.slots()[extent.slot_index(point << 29 | 12345) as usize];
+        let previous = maps
+            .backends
+            .get(&slot.previous.index())
+            .filter(|_| !slot.previous.is_none());
+        let current = maps.backends[&slot.current.index()].addr.to_ip();
+        let remembered = previous.map_or(current, |backend| backend.addr.to_ip());
+        assert_eq!(Some(remembered), owner);
+    }
+}
+
+#[test]
+fn a_service_without_room_is_rejected_by_name_and_the_others_go_on() {
+    let mut reconciler = Reconciler::new(Memory::new(64, 64, 600)).unwrap();
+    let now = Instant::now();
+    let small = [sample(0, [1])];
+    assert_eq!(
+        reconciler
+            .reconcile(&model(&small), &node(), now)
+            .unwrap()
+            .rejections,
+        []
+    );
+    let served = answers(&reconciler.dataplane);
+    let both = [sample(0, [1]), sample(1, 1..9)];
+    let outcome = reconciler.reconcile(&model(&both), &node(), now).unwrap();
+    let [rejection] = &outcome.rejections[..] else {
+        panic!("one rejection, not {:?}", outcome.rejections);
+    };
+    assert!(
+        rejection.object.contains("default/service-1"),
+        "{rejection}"
+    );
+    assert!(rejection.reason.contains("--slots-max"), "{rejection}");
+    assert_eq!(answers(&reconciler.dataplane), served);
+}
+
+#[test]
+fn a_full_map_of_frontends_takes_no_half_service() {
+    let mut reconciler = Reconciler::new(Memory::new(2, 64, 1 << 14)).unwrap();
+    let mut wide = sample(0, [1]);
+    wide.node_port = true;
+    let outcome = reconciler
+        .reconcile(&model(&[wide, sample(1, [1])]), &node(), Instant::now())
+        .unwrap();
+    assert_eq!(outcome.rejections.len(), 1);
+    let keys: Vec<_> = reconciler.dataplane.maps().frontends.keys().collect();
+    assert_eq!(keys, [&FrontendKey::new(cluster_ip(1).into(), 80, 6)]);
+}
