@@ -6,4 +6,5 @@
 pub mod dataplane;
 pub mod desired;
 pub mod model;
+pub mod object;
 pub mod reconcile;

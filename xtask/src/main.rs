@@ -1,3 +1,60 @@
-//! The project's own commands.
+//! The project's own commands: `cargo xtask --help` lists them, `docs/development.md` explains.
 
-fn main() {}
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+mod ci;
+mod demo;
+mod ebpf;
+mod process;
+mod setup;
+mod suite;
+mod tally;
+mod tidy;
+mod toolchain;
+mod workspace;
+
+/// The project's own commands.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Install what building and testing need; the other commands do so by themselves.
+    Setup,
+    /// Build the kernel programs alone, into `target/ebpf`.
+    BuildEbpf,
+    /// Run tidy and all tests, or the tests of one suite.
+    Test { suite: Option<suite::Suite> },
+    /// Check the rules that compilers do not know.
+    Tidy {
+        /// Record the verifier's instruction counts as they are now.
+        #[arg(long)]
+        bless: bool,
+    },
+    /// Check formatting and lints, then run tidy and all tests.
+    Ci,
+    /// Show the load balancer at work in a cluster of network namespaces.
+    Demo {
+        /// Passed on to the demo; `--help` lists them.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+}
+
+fn main() -> Result<ExitCode> {
+    match Arguments::parse().command {
+        Command::Setup => setup::all().map(|()| ExitCode::SUCCESS),
+        Command::BuildEbpf => ebpf::build().map(|_| ExitCode::SUCCESS),
+        Command::Test { suite } => suite::run(suite).map(|tally| tally.report()),
+        Command::Tidy { bless } => tidy::run(bless).map(|tally| tally.report()),
+        Command::Ci => ci::run().map(|tally| tally.report()),
+        Command::Demo { arguments } => demo::run(&arguments),
+    }
+}

@@ -1,0 +1,167 @@
+//! `cargo xtask test`: runs the test suites and sums up their results.
+
+use std::{
+    io::{BufRead as _, BufReader},
+    path::PathBuf,
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use clap::ValueEnum;
+use serde::Deserialize;
+
+use crate::{process, setup, tally::Tally, tidy, workspace::Workspace};
+
+/// Environment variable that tells tests and the demo where the agent's binary is.
+pub(crate) const AGENT: &str = "LB_AGENT_BIN";
+
+/// A part of the tests.
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum Suite {
+    /// What needs no kernel: lb-common, lb-agent, xtask.
+    Unit,
+    /// The kernel programs, packet by packet (`BPF_PROG_TEST_RUN`); needs root.
+    Programs,
+    /// Clusters of network namespaces with real agents and sockets; needs root.
+    E2e,
+}
+
+impl Suite {
+    /// Arguments of `cargo test`.
+    fn arguments(self) -> &'static str {
+        match self {
+            Self::Unit => "-p lb-common --features lb-common/alloc -p lb-agent -p xtask",
+            Self::Programs => "-p lb-tests --test programs",
+            Self::E2e => "-p lb-tests --test lab --test e2e",
+        }
+    }
+
+    /// Whether the suite loads programs into the kernel.
+    fn needs_root(self) -> bool {
+        !matches!(self, Self::Unit)
+    }
+}
+
+/// Runs one suite; without one, tidy and all of them.
+pub(crate) fn run(only: Option<Suite>) -> Result<Tally> {
+    let mut tally = Tally::default();
+    if only.is_none() {
+        tally.add(tidy::run(false)?);
+    }
+    let suites = only
+        .as_ref()
+        .map_or(Suite::value_variants(), std::slice::from_ref);
+    for &suite in suites {
+        match run_suite(suite) {
+            Ok(counts) => tally.add(counts),
+            Err(error) => tally.record(Err(error)),
+        }
+    }
+    Ok(tally)
+}
+
+/// Builds what a suite needs, then runs it.
+fn run_suite(suite: Suite) -> Result<Tally> {
+    println!(
+        "test: {}",
+        suite
+            .to_possible_value()
+            .context("suite without a name")?
+            .get_name()
+    );
+    ensure!(
+        process::is_root() || !suite.needs_root(),
+        "these tests need root: they build network namespaces and load BPF programs"
+    );
+    let workspace = Workspace::find()?;
+    let mut cargo = workspace.cargo();
+    cargo
+        .args(["test", "--no-fail-fast"])
+        .args(suite.arguments().split(' '));
+    if suite.needs_root() {
+        setup::all()?;
+        cargo.env(AGENT, build_agent(&workspace)?);
+    } else {
+        setup::for_building()?;
+    }
+    count(&mut cargo)
+}
+
+/// Runs a `cargo test`, shows its output, and counts its results.
+fn count(cargo: &mut Command) -> Result<Tally> {
+    let mut child = cargo
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot run {}", process::line(cargo)))?;
+    let mut tally = Tally::default();
+    for line in BufReader::new(child.stdout.take().context("no output")?).lines() {
+        let line = line.context("cannot read the tests' output")?;
+        println!("{line}");
+        tally.read(&line);
+    }
+    let status = child.wait().context("lost the tests")?;
+    if !status.success() && !tally.has_failures() {
+        // It did not compile, or a test brought its whole process down.
+        tally.record(Err(anyhow::anyhow!(
+            "{} failed: {status}",
+            process::line(cargo)
+        )));
+    }
+    Ok(tally)
+}
+
+/// Builds the lab's binaries and the agent, and returns the path of the agent's binary.
+pub(crate) fn build_agent(workspace: &Workspace) -> Result<PathBuf> {
+    let mut cargo = workspace.cargo();
+    cargo.args(
+        "build -p lb-agent -p lb-tests --bins --message-format json-render-diagnostics".split(' '),
+    );
+    let messages = process::output(&mut cargo)?;
+    let messages = String::from_utf8(messages).context("cargo's messages are not UTF-8")?;
+    executable(&messages, "lb-agent").context("cargo built no lb-agent")
+}
+
+/// Finds the path of the binary `name` among cargo's messages.
+fn executable(messages: &str, name: &str) -> Option<PathBuf> {
+    #[derive(Deserialize)]
+    struct Message {
+        executable: Option<PathBuf>,
+    }
+    messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Message>(line).ok()?.executable)
+        .find(|path| path.file_name().is_some_and(|file| file == name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn agents_binary_is_found_among_cargos_messages() {
+        let messages = r#"{"reason":"compiler-artifact","executable":null}
+{"reason":"compiler-artifact","executable":"/t/debug/lab-demo"}
+{"reason":"compiler-artifact","executable":"/t/debug/lb-agent"}
+{"reason":"build-finished","success":true}"#;
+        assert_eq!(
+            executable(messages, "lb-agent"),
+            Some(PathBuf::from("/t/debug/lb-agent"))
+        );
+        assert_eq!(executable(messages, "other"), None);
+    }
+
+    #[test]
+    fn run_that_dies_without_a_result_counts_as_failed() {
+        let tally = count(Command::new("sh").args(["-c", "exit 101"])).unwrap();
+        assert!(tally.has_failures());
+    }
+
+    #[test]
+    fn missing_test_target_is_a_failure() {
+        let workspace = Workspace::find().unwrap();
+        let mut cargo = workspace.cargo();
+        let tally =
+            count(cargo.args(["test", "-p", "lb-common", "--test", "no-such-target"])).unwrap();
+        assert!(tally.has_failures());
+    }
+}

@@ -1,0 +1,97 @@
+//! What may stand nowhere, or only where there is a reason.
+
+use super::source::{Source, Token, places};
+
+/// What is never committed, and how to say it.
+const NEVER: [(&[&str], &str); 3] = [
+    (&["#", "[", "ignore"], "a test is ignored"),
+    (&["todo", "!"], "something is to be done"),
+    (&["unimplemented", "!"], "something is not implemented"),
+];
+
+/// Functions that wait for time instead of an event.
+const SLEEPS: [&str; 2] = ["sleep", "sleep_until"];
+
+/// Files that may sleep, and why.
+const SLEEPERS: [(&str, &str); 2] = [
+    (
+        "lb-agent/src/interfaces/watch.rs",
+        "lets bursts of events pass, and pauses before it renews a broken subscription",
+    ),
+    (
+        "tests/src/lab/cgroup.rs",
+        "polls with a deadline until a cgroup is empty",
+    ),
+];
+
+/// Finds what must not be there.
+pub(super) fn check(sources: &[Source]) -> Vec<String> {
+    sources.iter().flat_map(check_file).collect()
+}
+
+fn check_file(source: &Source) -> Vec<String> {
+    let tokens = source.tokens();
+    let mut problems = Vec::new();
+    for (pattern, meaning) in NEVER {
+        problems.extend(places(&tokens, pattern).map(|at| problem(source, &tokens[at], meaning)));
+    }
+    if !SLEEPERS.iter().any(|&(path, _)| source.path == path) {
+        let sleeps = tokens
+            .iter()
+            .filter(|token| SLEEPS.contains(&token.text.as_str()));
+        problems.extend(sleeps.map(|token| {
+            problem(
+                source,
+                token,
+                "sleeps; wait for the event, or say in tidy/forbidden.rs why not",
+            )
+        }));
+    }
+    problems
+}
+
+fn problem(source: &Source, token: &Token, meaning: &str) -> String {
+    format!("{}:{}: {meaning}", source.path, token.line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problems(path: &str, text: &str) -> Vec<String> {
+        check(&[Source::parse(path, text).unwrap()])
+    }
+
+    #[test]
+    fn unfinished_and_ignored_code_is_found() {
+        assert_eq!(
+            problems("a.rs", "#[test]\n#[ignore]\nfn f() {}"),
+            ["a.rs:2: a test is ignored"]
+        );
+        assert_eq!(problems("a.rs", "#[ignore = \"slow\"]\nfn f() {}").len(), 1);
+        assert_eq!(problems("a.rs", "fn f() { todo!() }").len(), 1);
+        assert_eq!(
+            problems("a.rs", "fn f() { unimplemented!(\"x\") }").len(),
+            1
+        );
+    }
+
+    #[test]
+    fn sleep_is_found_however_it_is_imported() {
+        for text in [
+            "fn f() { std::thread::sleep(D); }",
+            "use tokio::time::{sleep, timeout};",
+            "async fn f() { tokio::time::sleep_until(t).await }",
+        ] {
+            assert_eq!(problems("a.rs", text).len(), 1, "{text}");
+        }
+    }
+
+    #[test]
+    fn files_with_a_reason_may_sleep() {
+        for (path, reason) in SLEEPERS {
+            assert!(problems(path, "fn f() { std::thread::sleep(D); }").is_empty());
+            assert!(reason.len() > 20, "{path} needs a reason");
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! `cargo xtask tidy`: the rules that compilers and linters do not know.
+
+use anyhow::{Result, ensure};
+
+use self::source::Source;
+use crate::{ebpf, tally::Tally, workspace::Workspace};
+
+mod calls;
+mod crates;
+mod forbidden;
+mod size;
+mod source;
+mod verifier;
+
+/// Checks everything; `bless` records the verifier's counts instead of comparing them.
+pub(crate) fn run(bless: bool) -> Result<Tally> {
+    let workspace = Workspace::find()?;
+    let sources = Source::read_all(&workspace.root)?;
+    let mut tally = Tally::default();
+    tally.record(check(
+        "files have at most 500 lines without tests",
+        size::files(&sources),
+    ));
+    tally.record(check(
+        "functions have at most 60 lines",
+        size::functions(&sources),
+    ));
+    tally.record(check(
+        "only the right modules name a crate",
+        crates::modules(&sources),
+    ));
+    tally.record(check(
+        "lb-common stays pure",
+        crates::purity(&workspace, &sources),
+    ));
+    tally.record(check(
+        "nothing unfinished, ignored or asleep",
+        forbidden::check(&sources),
+    ));
+    // Without an object there is nothing more to check, but what was found must still be said.
+    let object = ebpf::build();
+    tally.record(
+        object
+            .as_ref()
+            .map_err(|error| anyhow::anyhow!("{error:#}"))
+            .and_then(|path| {
+                check(
+                    "no program calls memcpy and its kin",
+                    calls::check(&std::fs::read(path)?)?,
+                )
+            }),
+    );
+    tally.record(object.and_then(|path| {
+        let problems = verifier::check(&workspace, &std::fs::read(path)?, bless)?;
+        check(
+            "the verifier visits as few instructions as before",
+            problems,
+        )
+    }));
+    Ok(tally)
+}
+
+/// Turns the problems that a check found into its result.
+fn check(rule: &str, problems: Vec<String>) -> Result<()> {
+    ensure!(
+        problems.is_empty(),
+        "tidy: not so: {rule}\n  {}",
+        problems.join("\n  ")
+    );
+    println!("tidy: {rule}");
+    Ok(())
+}
