@@ -69,10 +69,10 @@ impl FlowKey {
 pub struct Hop {
     /// Interface that the packet leaves by; 0 is none.
     pub ifindex: u32,
-    /// Destination MAC address; zero where the neighbour is not known.
-    pub dst_mac: [u8; 6],
-    /// Source MAC address.
-    pub src_mac: [u8; 6],
+    /// The first twelve bytes of its frame, in wire order: destination, then source MAC address;
+    /// zero where the neighbour is not known. Words, since twelve bytes on a program's stack
+    /// would be accessed unaligned.
+    pub macs: [u32; 3],
 }
 
 const _: () = assert!(size_of::<Hop>() == 16);
@@ -81,8 +81,7 @@ impl Hop {
     /// No next hop: the packet goes up the stack.
     pub const NONE: Self = Self {
         ifindex: 0,
-        dst_mac: [0; 6],
-        src_mac: [0; 6],
+        macs: [0; 3],
     };
 
     /// A device whose neighbour is not known; 0 is [`NONE`](Self::NONE).
@@ -92,7 +91,34 @@ impl Hop {
     #[must_use]
     pub fn device(ifindex: u32) -> Self {
         let zero = core::hint::black_box(0);
-        bytemuck::cast([ifindex, zero, zero, zero])
+        Self {
+            ifindex,
+            macs: [zero, zero, zero],
+        }
+    }
+
+    /// A device and the MAC addresses of the neighbour and of the device itself.
+    #[inline(always)]
+    #[must_use]
+    pub fn neighbour(ifindex: u32, dst: &[u8; 6], src: &[u8; 6]) -> Self {
+        let [d0, d1, d2, d3, d4, d5] = *dst;
+        let [s0, s1, s2, s3, s4, s5] = *src;
+        Self {
+            ifindex,
+            macs: [
+                u32::from_ne_bytes([d0, d1, d2, d3]),
+                u32::from_ne_bytes([d4, d5, s0, s1]),
+                u32::from_ne_bytes([s2, s3, s4, s5]),
+            ],
+        }
+    }
+
+    /// Whether the neighbour is known.
+    #[inline(always)]
+    #[must_use]
+    pub fn has_neighbour(&self) -> bool {
+        let [a, b, c] = self.macs;
+        a | b | c != 0
     }
 }
 

@@ -118,12 +118,25 @@ pub fn apply<F: Family, P: PacketMut>(
 
 /// Overwrites the MAC addresses: destination, then source.
 #[inline(always)]
-pub fn set_macs<P: PacketMut>(packet: &mut P, dst: [u8; 6], src: [u8; 6]) -> Option<()> {
-    let mut both = [0_u8; 12];
-    let (head, tail) = both.split_at_mut(6);
-    head.copy_from_slice(&dst);
-    tail.copy_from_slice(&src);
-    packet.store(ethernet::field::ADDRESSES, &both)
+pub fn set_macs<P: PacketMut>(packet: &mut P, macs: [u32; 3]) -> Option<()> {
+    packet.store(ethernet::field::ADDRESSES, &macs)
+}
+
+/// Exchanges the MAC addresses: the frame goes back to where it came from.
+#[inline(always)]
+pub fn swap_macs<P: PacketMut>(packet: &mut P) -> Option<()> {
+    let [dst, mid, src]: [u32; 3] = packet.read(ethernet::field::ADDRESSES)?;
+    let [d0, d1, d2, d3] = dst.to_ne_bytes();
+    let [d4, d5, s0, s1] = mid.to_ne_bytes();
+    let [s2, s3, s4, s5] = src.to_ne_bytes();
+    set_macs(
+        packet,
+        [
+            u32::from_ne_bytes([s0, s1, s2, s3]),
+            u32::from_ne_bytes([s4, s5, d0, d1]),
+            u32::from_ne_bytes([d2, d3, d4, d5]),
+        ],
+    )
 }
 
 #[derive(Clone, Copy)]

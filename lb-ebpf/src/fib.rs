@@ -48,11 +48,9 @@ pub(crate) fn look_up(ctx: *mut c_void, ifindex: u32, parsed: &Parsed, dst: Addr
         generated::bpf_fib_lookup(ctx, &raw mut *query, size_of::<bpf_fib_lookup>() as i32, 0)
     };
     match answer as u32 {
-        BPF_FIB_LKUP_RET_SUCCESS => Answer::Neighbour(Hop {
-            ifindex: query.ifindex,
-            dst_mac: query.dmac,
-            src_mac: query.smac,
-        }),
+        BPF_FIB_LKUP_RET_SUCCESS => {
+            Answer::Neighbour(Hop::neighbour(query.ifindex, &query.dmac, &query.smac))
+        }
         BPF_FIB_LKUP_RET_NO_NEIGH => Answer::Device(query.ifindex),
         _ => Answer::None,
     }

@@ -254,11 +254,8 @@ fn out<F: Family, P: Program>(
 
 #[inline(always)]
 fn bounce<F: Family, P: Program>(run: &mut Run<Skb, P>, parsed: &Parsed, change: &Rewrite) -> i32 {
-    let macs: Option<[[u8; 6]; 2]> = run.ctx.read(ethernet::field::ADDRESSES);
-    let done = macs.and_then(|[dst, src]| {
-        rewrite::set_macs(&mut run.ctx, src, dst)?;
-        rewrite::apply::<F, _>(&mut run.ctx, parsed, change)
-    });
+    let done = rewrite::swap_macs(&mut run.ctx)
+        .and_then(|()| rewrite::apply::<F, _>(&mut run.ctx, parsed, change));
     if done.is_none() {
         return drop(run, Outcome::NotWritable);
     }

@@ -102,7 +102,7 @@ impl Device for Xdp {
 
     #[inline(always)]
     fn can_send(&self, hop: &Hop) -> bool {
-        hop.ifindex == self.ifindex() && hop.dst_mac != [0; 6]
+        hop.ifindex == self.ifindex() && hop.has_neighbour()
     }
 
     #[inline(always)]
@@ -179,7 +179,7 @@ fn out<F: Family, P: Program>(
     hop: &Hop,
 ) -> u32 {
     let done = rewrite::apply::<F, _>(&mut run.ctx, parsed, change)
-        .and_then(|()| rewrite::set_macs(&mut run.ctx, hop.dst_mac, hop.src_mac));
+        .and_then(|()| rewrite::set_macs(&mut run.ctx, hop.macs));
     match done {
         Some(()) => {
             run.count(Outcome::Redirected);

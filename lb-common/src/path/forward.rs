@@ -94,7 +94,8 @@ pub fn forward<E: Env>(
         // Localhost NodePorts are for sockets of the node, never for packets.
         return None;
     }
-    let frontend = env.frontend(&tuple.frontend())?;
+    scratch.frontend_key = tuple.frontend();
+    let frontend = env.frontend(&scratch.frontend_key)?;
     let extent = site.extent(&frontend);
     if extent.is_empty() {
         return Some(Action::Drop(Outcome::NoBackend));
@@ -403,14 +404,13 @@ impl<E: Env> Forward<'_, E> {
     #[inline(always)]
     fn pin(&mut self, leg: &Leg) {
         self.scratch.pin_key = self.parsed.tuple.pin();
-        self.env.insert_pin(
-            &self.scratch.pin_key,
-            &Pin {
-                backend: leg.reference,
-                source_port: leg.source_port,
-                pad: 0,
-            },
-        );
+        self.scratch.pin = Pin {
+            backend: leg.reference,
+            source_port: leg.source_port,
+            pad: 0,
+        };
+        self.env
+            .insert_pin(&self.scratch.pin_key, &self.scratch.pin);
     }
 
     #[inline(always)]

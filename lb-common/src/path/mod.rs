@@ -8,11 +8,15 @@ pub mod hooks;
 pub mod reply;
 pub mod sockets;
 
-use bytemuck::{Pod, Zeroable};
+use bytemuck::Zeroable;
 
 use crate::{
     Addr, Backend, DatapathConfig, Flow, FlowKey, Frontend, FrontendKey, Hop, Interface, Pin,
-    PinKey, Slot, counter::Outcome, packet::Parsed, rewrite::Rewrite,
+    PinKey, Slot,
+    counter::Outcome,
+    packet::Parsed,
+    rewrite::Rewrite,
+    socket::{SocketKey, SocketPeer},
 };
 
 /// The tables that the agent fills, and those that the programs keep for themselves.
@@ -93,17 +97,25 @@ pub enum Action {
     Bounce(Rewrite),
 }
 
-/// Working memory of one packet: what map operations take by address. A program's own stack is
-/// too small for it (512 bytes).
+/// Working memory of one packet or call: what map operations take by address.
+///
+/// A program's own stack is too small for it (512 bytes), and must be accessed aligned, which
+/// packets need not be: the compiler does not tell the two apart.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[derive(Clone, Copy, Debug, Zeroable)]
 pub struct Scratch {
+    /// Key of the frontend that is dialled.
+    pub frontend_key: FrontendKey,
     /// Key of the record in question.
     pub key: FlowKey,
     /// Key of the packet's pin.
     pub pin_key: PinKey,
-    /// Zero.
-    pub pad: u32,
     /// A record that is being inserted.
     pub flow: Flow,
+    /// A pin that is being inserted.
+    pub pin: Pin,
+    /// Key of what is remembered of a socket.
+    pub socket_key: SocketKey,
+    /// What is being remembered of a socket.
+    pub socket_peer: SocketPeer,
 }

@@ -1,6 +1,6 @@
 //! Sockets of the node's processes: translated once, when they connect or send.
 
-use super::{Tables, forward::slot};
+use super::{Scratch, Tables, forward::slot};
 use crate::{
     Addr, FrontendKey, Protocol, hash,
     rewrite::Endpoint,
@@ -31,9 +31,14 @@ pub enum Call {
 
 /// A process connects, or sends a datagram, to `dst`.
 #[inline(always)]
-pub fn outbound<E: Tables + Sockets>(env: &E, dst: Endpoint, protocol: Protocol) -> Call {
-    let key = FrontendKey::new(dst.addr, dst.port, protocol);
-    let Some(frontend) = env.frontend(&key) else {
+pub fn outbound<E: Tables + Sockets>(
+    env: &E,
+    scratch: &mut Scratch,
+    dst: Endpoint,
+    protocol: Protocol,
+) -> Call {
+    scratch.frontend_key = FrontendKey::new(dst.addr, dst.port, protocol);
+    let Some(frontend) = env.frontend(&scratch.frontend_key) else {
         return Call::Pass;
     };
     let extent = frontend.inside;
@@ -54,7 +59,7 @@ pub fn outbound<E: Tables + Sockets>(env: &E, dst: Endpoint, protocol: Protocol)
     let Some(backend) = backend else {
         return Call::Refuse;
     };
-    let key = SocketKey {
+    scratch.socket_key = SocketKey {
         cookie,
         addr: backend.addr,
         port: backend.port,
@@ -68,8 +73,9 @@ pub fn outbound<E: Tables + Sockets>(env: &E, dst: Endpoint, protocol: Protocol)
         pad: 0,
     };
     // A datagram socket sends again and again to the same frontend: one write is enough.
-    if env.peer(&key) != Some(peer) {
-        env.insert_peer(&key, &peer);
+    if env.peer(&scratch.socket_key) != Some(peer) {
+        scratch.socket_peer = peer;
+        env.insert_peer(&scratch.socket_key, &scratch.socket_peer);
     }
     Call::To(Endpoint {
         addr: backend.addr,
@@ -79,8 +85,13 @@ pub fn outbound<E: Tables + Sockets>(env: &E, dst: Endpoint, protocol: Protocol)
 
 /// A process asks, or is told, who its peer is: the frontend that it dialled.
 #[inline(always)]
-pub fn inbound<E: Sockets>(env: &E, src: Endpoint, protocol: Protocol) -> Call {
-    let key = SocketKey {
+pub fn inbound<E: Sockets>(
+    env: &E,
+    scratch: &mut Scratch,
+    src: Endpoint,
+    protocol: Protocol,
+) -> Call {
+    scratch.socket_key = SocketKey {
         cookie: env.cookie(),
         addr: src.addr,
         port: src.port,
@@ -88,7 +99,7 @@ pub fn inbound<E: Sockets>(env: &E, src: Endpoint, protocol: Protocol) -> Call {
         pad: 0,
         pad_word: 0,
     };
-    match env.peer(&key) {
+    match env.peer(&scratch.socket_key) {
         Some(peer) => Call::To(Endpoint {
             addr: peer.addr,
             port: peer.port,
