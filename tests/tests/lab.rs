@@ -6,9 +6,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::MetadataExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use lb_tests::lab::{Cluster, Cni, Fabric, Netns, Place as _, Pod, Request, Site};
+use lb_tests::lab::{self, Cluster, Cni, Fabric, Netns, Place as _, Request, Site};
 use lb_tests::tool::{Protocol, Reply};
 
 const PORT: u16 = 8000;
@@ -21,10 +22,6 @@ fn cluster(cni: Cni, fabric: Fabric) -> Cluster {
         .fabric(fabric)
         .build()
         .unwrap()
-}
-
-fn addresses(pod: &Pod) -> [IpAddr; 2] {
-    [pod.ipv4().into(), pod.ipv6().into()]
 }
 
 /// Asks a server in every way; `check` gets the server's address and every reply.
@@ -56,9 +53,6 @@ fn check_paths(cni: Cni, fabric: Fabric, host_tx_offload: bool) {
     let pods = [("a", 0), ("b", 0), ("c", 1)].map(|(name, node)| cluster.pod(name, node).unwrap());
     let [a, b, c] = &pods;
     let (client, node1, node2) = (cluster.client(), cluster.node(0), cluster.node(1));
-    let node1_addresses = [node1.ipv4().into(), node1.ipv6().into()];
-    let node2_addresses = [node2.ipv4().into(), node2.ipv6().into()];
-    let client_addresses = [client.ipv4().into(), client.ipv6().into()];
     let _servers = [
         a.serve(PORT),
         c.serve(PORT),
@@ -69,27 +63,27 @@ fn check_paths(cni: Cni, fabric: Fabric, host_tx_offload: bool) {
 
     // Pods see each other's own addresses, on one node and across.
     for (from, to) in [(b, a), (a, c), (c, a)] {
-        ask(from.site(), addresses(to), |server, reply| {
+        ask(from.site(), to.addresses(), |server, reply| {
             assert_eq!(reply.server, to.name());
-            assert_eq!(reply.seen_client.ip(), alike(server, addresses(from)));
+            assert_eq!(reply.seen_client.ip(), alike(server, from.addresses()));
             assert_eq!(reply.seen_server, (server, PORT).into());
         });
     }
     // The outside reaches nodes, and is seen as itself.
-    ask(client.site(), node2_addresses, |server, reply| {
+    ask(client.site(), node2.addresses(), |server, reply| {
         assert_eq!(reply.server, "node2");
-        assert_eq!(reply.seen_client.ip(), alike(server, client_addresses));
+        assert_eq!(reply.seen_client.ip(), alike(server, client.addresses()));
     });
     // Pods reach the outside and other nodes as their own node.
-    for (name, to) in [("client", client_addresses), ("node2", node2_addresses)] {
+    for (name, to) in [("client", client.addresses()), ("node2", node2.addresses())] {
         ask(a.site(), to, |server, reply| {
             assert_eq!(reply.server, name);
-            assert_eq!(reply.seen_client.ip(), alike(server, node1_addresses));
+            assert_eq!(reply.seen_client.ip(), alike(server, node1.addresses()));
         });
     }
     // Nodes reach pods, here and there.
     for to in [a, c] {
-        ask(node1.site(), addresses(to), |_, reply| {
+        ask(node1.site(), to.addresses(), |_, reply| {
             assert_eq!(reply.server, to.name())
         });
     }
@@ -200,7 +194,8 @@ fn large_requests_pass_in_both_fabrics() {
         let cluster = cluster(Cni::Bridge, fabric);
         let (a, b) = (cluster.pod("a", 0).unwrap(), cluster.pod("b", 1).unwrap());
         let _server = b.serve(PORT).unwrap();
-        for (to, protocol) in addresses(&b)
+        for (to, protocol) in b
+            .addresses()
             .into_iter()
             .zip([Protocol::Tcp, Protocol::Udp])
         {
@@ -270,6 +265,67 @@ fn a_held_connection_keeps_its_port_and_ends_with_its_server() {
     drop(server);
     let last = requests.last().unwrap();
     last.unwrap_err();
+}
+
+#[test]
+fn a_server_answers_from_the_address_that_was_asked() {
+    let cluster = cluster(Cni::Bridge, Fabric::Direct);
+    let pod = cluster.pod("a", 0).unwrap();
+    let node = cluster.node(0);
+    let _servers = [node.serve(PORT).unwrap(), pod.serve(PORT).unwrap()];
+    // Not the address that the route to the client would choose.
+    let bridge = node.pod_networks().0.hosts().next().unwrap();
+    cluster
+        .router()
+        .netns()
+        .ip(&[format!("route add {bridge} via {}", node.ipv4())])
+        .unwrap();
+    for protocol in Protocol::ALL {
+        let reply = cluster
+            .client()
+            .request(protocol, (bridge, PORT).into())
+            .unwrap();
+        assert_eq!(reply.peer, (bridge, PORT).into());
+        assert_eq!(reply.seen_server, (bridge, PORT).into());
+        for loopback in ["127.0.0.1", "::1"].map(|ip| ip.parse::<IpAddr>().unwrap()) {
+            let reply = pod.request(protocol, (loopback, PORT).into()).unwrap();
+            assert_eq!(reply.seen_client.ip(), loopback);
+        }
+    }
+}
+
+#[test]
+fn a_client_without_a_count_goes_on_until_it_is_stopped() {
+    let cluster = cluster(Cni::Bridge, Fabric::Direct);
+    let node = cluster.node(0);
+    let _server = node.serve(PORT).unwrap();
+    let to = (node.ipv4(), PORT).into();
+    let endless = Request {
+        count: 0,
+        ..Request::new(Protocol::Udp, to)
+    };
+    let requests = cluster.client().start(&endless).unwrap();
+    // Long enough to fill a pipe, were it not read.
+    let counted = Request {
+        count: 1000,
+        ..endless
+    };
+    assert_eq!(
+        cluster
+            .client()
+            .start(&counted)
+            .unwrap()
+            .filter(Result::is_ok)
+            .count(),
+        1000
+    );
+    let replies = requests.finish();
+    let numbers: Vec<_> = replies
+        .into_iter()
+        .map(|reply| reply.unwrap().number)
+        .collect();
+    let count = numbers.len() as u64;
+    assert!(numbers.into_iter().eq(0..count), "a reply is missing");
 }
 
 #[test]
@@ -419,9 +475,45 @@ fn nothing_is_left_after_a_panic() {
 }
 
 #[test]
+fn a_kept_lab_goes_on_until_it_is_removed() {
+    let (name, root, pod_address, path) = {
+        let cluster = cluster(Cni::Bridge, Fabric::Direct);
+        let pod = cluster.pod("a", 0).unwrap();
+        let _server = pod.serve(PORT).unwrap();
+        let text = cluster.keep().unwrap();
+        let path = cluster.node(1).netns().path();
+        assert!(
+            text.contains(&format!("nsenter --net={}\n", path.display())),
+            "{text}"
+        );
+        let root = cluster
+            .node(0)
+            .cgroup()
+            .ancestors()
+            .nth(2)
+            .unwrap()
+            .to_owned();
+        (cluster.name().to_owned(), root, pod.ipv4(), path)
+    };
+    let mut nsenter = Command::new("nsenter");
+    nsenter
+        .arg(format!("--net={}", path.display()))
+        .arg(env!("CARGO_BIN_EXE_lab-tool"));
+    let request = Request::new(Protocol::Tcp, (pod_address, PORT).into());
+    let output = nsenter.args(request.arguments()).output().unwrap();
+    let output = String::from_utf8(output.stdout).unwrap();
+    assert!(output.contains(r#""server":"a""#), "{output}");
+    lab::remove_kept().unwrap();
+    assert!(!traces(&name, &root).is_empty(), "its process is alive");
+    lab::remove_lab(&name).unwrap();
+    assert_eq!(traces(&name, &root), Vec::<String>::new());
+    lab::remove_lab("lb").unwrap_err();
+}
+
+#[test]
 fn what_a_dead_process_left_is_removed() {
     // The process is dead once it has been waited for.
-    let mut child = std::process::Command::new("true").spawn().unwrap();
+    let mut child = Command::new("true").spawn().unwrap();
     child.wait().unwrap();
     let lab = format!("lb-{}-0", child.id());
     let cluster = cluster(Cni::Bridge, Fabric::Direct);
@@ -438,10 +530,10 @@ fn what_a_dead_process_left_is_removed() {
     fs::create_dir_all(format!("/run/lb-lab/{lab}/node1")).unwrap();
     fs::create_dir_all(format!("/sys/fs/bpf/{lab}-node1/maps")).unwrap();
     fs::write(format!("/run/lb-lab/{lab}/keep"), "").unwrap();
-    lb_tests::lab::remove_dead().unwrap();
+    lab::remove_dead().unwrap();
     assert_eq!(traces(&lab, &root).len(), 5, "a kept lab stays");
     fs::remove_file(format!("/run/lb-lab/{lab}/keep")).unwrap();
-    lb_tests::lab::remove_dead().unwrap();
+    lab::remove_dead().unwrap();
     assert_eq!(traces(&lab, &root), Vec::<String>::new());
     assert!(
         !traces(cluster.name(), &root).is_empty(),

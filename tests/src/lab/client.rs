@@ -1,7 +1,9 @@
 //! A client of [`crate::tool`] in a place.
 
-use std::io::{BufRead as _, BufReader, Lines};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::io::{self, BufRead as _, BufReader};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
 
 use anyhow::{Context as _, Result, anyhow};
 
@@ -15,7 +17,7 @@ use crate::tool::{Outcome, Reply};
 pub struct Requests {
     child: Child,
     stdin: Option<ChildStdin>,
-    lines: Lines<BufReader<ChildStdout>>,
+    lines: Receiver<io::Result<String>>,
 }
 
 impl Requests {
@@ -27,14 +29,21 @@ impl Requests {
         let mut child = command.spawn().context("start lab-tool")?;
         let stdin = child.stdin.take();
         let stdout = child.stdout.take().context("a pipe was asked for")?;
+        let (sender, lines) = mpsc::channel();
+        // Reads ahead: a client must not wait until somebody cares for its replies.
+        thread::spawn(move || {
+            let mut lines = BufReader::new(stdout).lines();
+            lines.try_for_each(|line| sender.send(line))
+        });
         Ok(Self {
             child,
             stdin,
-            lines: BufReader::new(stdout).lines(),
+            lines,
         })
     }
 
-    /// Tells a client without a count to stop, and returns what is still to be read.
+    /// Tells a client without a count to stop, and returns how all requests ended that
+    /// have not been iterated over.
     pub fn finish(mut self) -> Vec<Result<Reply>> {
         self.stop();
         self.by_ref().collect()
@@ -51,7 +60,7 @@ impl Iterator for Requests {
 
     /// Waits for the next request to end; the error says why it failed.
     fn next(&mut self) -> Option<Result<Reply>> {
-        self.lines.next().map(|line| {
+        self.lines.recv().ok().map(|line| {
             let line = line.context("read from lab-tool")?;
             let outcome = serde_json::from_str(&line).with_context(|| format!("parse {line}"))?;
             match outcome {

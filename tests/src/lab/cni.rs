@@ -4,7 +4,6 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context as _, Result, ensure};
 use ipnet::IpNet;
-use nix::net::if_::if_nametoindex;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -153,11 +152,10 @@ impl CniResult {
             IpNet::V6(net) => Some(net.addr()),
             IpNet::V4(_) => None,
         });
-        let index = node.netns().run(|| if_nametoindex(veth.as_str()))?;
         Ok(Attached {
             ipv4: ipv4.context("no IPv4 address in the result")?,
             ipv6: ipv6.context("no IPv6 address in the result")?,
-            veth_index: index.with_context(|| format!("find {veth}"))?,
+            veth_index: node.netns().interface_index(&veth)?,
             veth,
         })
     }

@@ -32,11 +32,11 @@ impl Fabric {
     pub(super) fn join(self, netns: &Netns, number: u8, nodes: u8) -> Result<()> {
         let others = (1..=nodes).filter(|other| *other != number);
         match self {
-            Self::Direct => script::ip(netns, &others.flat_map(direct_routes).collect::<Vec<_>>()),
+            Self::Direct => netns.ip(&others.flat_map(direct_routes).collect::<Vec<_>>()),
             Self::Vxlan => {
                 let mut commands = tunnel(number, self.pod_mtu());
                 commands.extend(others.clone().flat_map(tunnel_routes));
-                script::ip(netns, &commands)?;
+                netns.ip(&commands)?;
                 script::bridge(netns, &others.map(forwarding_entry).collect::<Vec<_>>())
             }
         }

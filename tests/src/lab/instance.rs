@@ -1,6 +1,7 @@
 //! One lab on this machine: its name, its directory, its end.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -27,15 +28,9 @@ impl Instance {
     pub(super) fn create() -> Result<Self> {
         let host = Host::inspect()?;
         SWEEP.call_once(|| remains::remove_before_first(&host));
-        let count = COUNTER.fetch_add(1, Ordering::Relaxed);
-        let name = format!("lb-{}-{count}", std::process::id());
-        let instance = Self {
-            name,
-            host,
-            kept: AtomicBool::new(false),
-        };
-        instance.make_directory(&instance.directory())?;
-        Ok(instance)
+        let name = reserve_name()?;
+        let kept = AtomicBool::new(false);
+        Ok(Self { name, host, kept })
     }
 
     pub(super) fn name(&self) -> &str {
@@ -78,6 +73,26 @@ impl Instance {
         fs::write(&marker, "").with_context(|| format!("write {}", marker.display()))?;
         self.kept.store(true, Ordering::Relaxed);
         Ok(())
+    }
+}
+
+/// Takes the first name of this process that is free, by making the lab's directory.
+///
+/// A kept lab of an earlier process with the same id may have taken some.
+fn reserve_name() -> Result<String> {
+    fs::create_dir_all(LABS).with_context(|| format!("create {LABS}"))?;
+    loop {
+        let count = COUNTER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("lb-{}-{count}", std::process::id());
+        let path = Path::new(LABS).join(&name);
+        match fs::create_dir(&path) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            made => {
+                return made
+                    .map(|()| name)
+                    .with_context(|| format!("create {}", path.display()));
+            }
+        }
     }
 }
 

@@ -55,5 +55,5 @@ pub use place::{Place, Site};
 pub use plan::{POD_NETWORK_V4, POD_NETWORK_V6};
 pub use pod::Pod;
 pub use preflight::preflight;
-pub use remains::{remove_dead, remove_kept};
+pub use remains::{remove_dead, remove_kept, remove_lab};
 pub use server::Server;

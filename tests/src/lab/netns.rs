@@ -12,7 +12,10 @@ use std::thread;
 use anyhow::{Context as _, Result};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, setns, unshare};
+
+use super::script;
 
 /// Where `ip netns` looks for names, too.
 pub(super) const DIRECTORY: &str = "/run/netns";
@@ -104,6 +107,24 @@ impl Netns {
                     .with_context(|| format!("write {value} to {}", path.display()))
             })
         })?
+    }
+
+    /// Runs `ip` commands (without the word `ip`) in the namespace; the first that fails
+    /// ends it.
+    ///
+    /// # Errors
+    /// What `ip` said.
+    pub fn ip(&self, commands: &[impl AsRef<str>]) -> Result<()> {
+        script::ip(self, commands)
+    }
+
+    /// The index of an interface.
+    ///
+    /// # Errors
+    /// When there is no interface of that name.
+    pub fn interface_index(&self, name: &str) -> Result<u32> {
+        let index = self.run(|| if_nametoindex(name))?;
+        index.with_context(|| format!("find {name} in {}", self.name))
     }
 
     /// Leaves the namespace in place when this value is dropped.

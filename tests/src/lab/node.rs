@@ -1,6 +1,6 @@
 //! A node: what Kubernetes would call a machine.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -80,6 +80,12 @@ impl Node {
         plan::node(self.number).v6.addr()
     }
 
+    /// Its addresses in both families, IPv4 first.
+    #[must_use]
+    pub fn addresses(&self) -> [IpAddr; 2] {
+        [self.ipv4().into(), self.ipv6().into()]
+    }
+
     /// The addresses of its pods.
     #[must_use]
     pub fn pod_networks(&self) -> (Ipv4Net, Ipv6Net) {
@@ -124,17 +130,14 @@ impl Node {
             ("ipv4/conf/all/rp_filter", "1"),
             ("ipv4/conf/default/rp_filter", "1"),
         ])?;
-        let mut commands = vec![
-            "link set lo up".to_owned(),
-            uplink(peer, &self.router, plan::UPLINK_MTU),
-        ];
+        let mut commands = vec![uplink(peer, &self.router, plan::UPLINK_MTU)];
         let nets = plan::node(self.number).nets();
         commands.extend(nets.map(|net| format!("addr add {net} dev {UPLINK}")));
         commands.push(format!("link set {UPLINK} up"));
         commands.extend(default_routes(plan::ROUTER));
-        script::ip(self.netns(), &commands)?;
+        self.netns().ip(&commands)?;
         offload::disable_tx(router, peer)?;
-        script::ip(router, &[format!("link set {peer} master br0 up")])
+        router.ip(&[format!("link set {peer} master br0 up")])
     }
 }
 

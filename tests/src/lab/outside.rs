@@ -1,6 +1,6 @@
 //! What is not the cluster: the router, and the client behind it.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use anyhow::Result;
 
 use super::instance::Instance;
 use super::place::{Place, Site};
-use super::{plan, script};
+use super::plan;
 
 /// The router: a switch (`br0`) for the nodes' uplinks, and a link to the client.
 ///
@@ -28,7 +28,6 @@ impl Router {
         site.netns()
             .sysctl(&[("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1")])?;
         let mut commands = vec![
-            "link set lo up".to_owned(),
             // Nobody asks for group members here, and neighbour discovery is multicast.
             "link add br0 type bridge mcast_snooping 0".to_owned(),
             "link set br0 up".to_owned(),
@@ -38,7 +37,7 @@ impl Router {
                 .nets()
                 .map(|net| format!("addr add {net} dev br0")),
         );
-        script::ip(site.netns(), &commands)?;
+        site.netns().ip(&commands)?;
         Ok(Self(site))
     }
 }
@@ -56,22 +55,19 @@ impl Place for Client {
 impl Client {
     pub(super) fn create(instance: &Arc<Instance>, router: &Router) -> Result<Self> {
         let site = Site::create(instance, "client", Path::new("client"))?;
-        let mut commands = vec![
-            "link set lo up".to_owned(),
-            uplink("client0", router, plan::UPLINK_MTU),
-        ];
+        let mut commands = vec![uplink("client0", router, plan::UPLINK_MTU)];
         commands.extend(
             plan::CLIENT
                 .nets()
                 .map(|net| format!("addr add {net} dev eth0")),
         );
         commands.push("link set eth0 up".to_owned());
-        script::ip(site.netns(), &commands)?;
+        site.netns().ip(&commands)?;
         let mut commands = vec!["link set client0 up".to_owned()];
         let nets = plan::ROUTER_OUTSIDE.nets();
         commands.extend(nets.map(|net| format!("addr add {net} dev client0")));
-        script::ip(router.netns(), &commands)?;
-        script::ip(site.netns(), &default_routes(plan::ROUTER_OUTSIDE))?;
+        router.netns().ip(&commands)?;
+        site.netns().ip(&default_routes(plan::ROUTER_OUTSIDE))?;
         Ok(Self(site))
     }
 
@@ -85,6 +81,12 @@ impl Client {
     #[must_use]
     pub fn ipv6(&self) -> Ipv6Addr {
         plan::CLIENT.v6.addr()
+    }
+
+    /// Its addresses in both families, IPv4 first.
+    #[must_use]
+    pub fn addresses(&self) -> [IpAddr; 2] {
+        [self.ipv4().into(), self.ipv6().into()]
     }
 }
 

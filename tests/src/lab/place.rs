@@ -35,6 +35,7 @@ impl Site {
             ("ipv6/conf/default/accept_ra", "0"),
             ("ipv6/conf/default/router_solicitations", "0"),
         ])?;
+        netns.ip(&["link set lo up"])?;
         let cgroup = Cgroup::create(instance.cgroup().join(group))?;
         Ok(Self {
             name: name.to_owned(),

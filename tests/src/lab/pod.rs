@@ -1,6 +1,6 @@
 //! A pod.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -59,6 +59,12 @@ impl Pod {
     #[must_use]
     pub fn ipv6(&self) -> Ipv6Addr {
         self.attached.ipv6
+    }
+
+    /// Its addresses in both families, IPv4 first.
+    #[must_use]
+    pub fn addresses(&self) -> [IpAddr; 2] {
+        [self.ipv4().into(), self.ipv6().into()]
     }
 
     /// The node that it is on.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use super::preflight::{BPFFS, Host};
 use super::{cgroup, netns};
@@ -33,6 +33,18 @@ pub fn remove_dead() -> Result<()> {
 pub fn remove_kept() -> Result<()> {
     let host = Host::inspect()?;
     remove_where(&host, |pid, name| !is_alive(pid) && is_kept(name));
+    Ok(())
+}
+
+/// Removes the lab of the given name, kept or not, with everything that runs in it.
+///
+/// # Errors
+/// Those of [`preflight`](super::preflight()), and when it is not the name of a lab.
+pub fn remove_lab(name: &str) -> Result<()> {
+    let host = Host::inspect()?;
+    let is_lab = lab_of(name).is_some_and(|(_, lab)| lab == name);
+    ensure!(is_lab, "{name:?} is not the name of a lab");
+    remove(&host, name);
     Ok(())
 }
 

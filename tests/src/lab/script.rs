@@ -10,26 +10,24 @@ use anyhow::{Context as _, Result, ensure};
 use super::netns::Netns;
 
 /// Runs `ip` commands (without the word `ip`), one a line; the first that fails ends it.
-pub(super) fn ip(netns: &Netns, commands: &[String]) -> Result<()> {
-    run(
-        netns.command("ip").args(["-batch", "-"]),
-        netns,
-        &commands.join("\n"),
-    )
+pub(super) fn ip(netns: &Netns, commands: &[impl AsRef<str>]) -> Result<()> {
+    batch(netns, "ip", commands)
 }
 
 /// Runs `bridge` commands (without the word `bridge`), one a line.
-pub(super) fn bridge(netns: &Netns, commands: &[String]) -> Result<()> {
-    run(
-        netns.command("bridge").args(["-batch", "-"]),
-        netns,
-        &commands.join("\n"),
-    )
+pub(super) fn bridge(netns: &Netns, commands: &[impl AsRef<str>]) -> Result<()> {
+    batch(netns, "bridge", commands)
 }
 
 /// Loads an nftables rule set.
 pub(super) fn nft(netns: &Netns, rules: &str) -> Result<()> {
     run(netns.command("nft").args(["-f", "-"]), netns, rules)
+}
+
+fn batch(netns: &Netns, program: &str, commands: &[impl AsRef<str>]) -> Result<()> {
+    let commands: Vec<_> = commands.iter().map(AsRef::as_ref).collect();
+    let mut command = netns.command(program);
+    run(command.args(["-batch", "-"]), netns, &commands.join("\n"))
 }
 
 fn run(command: &mut Command, netns: &Netns, script: &str) -> Result<()> {
