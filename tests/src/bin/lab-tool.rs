@@ -1,8 +1,9 @@
 //! Servers and clients for the places of a lab: see `lb_tests::tool`.
 
+use std::error::Error;
 use std::process::ExitCode;
 
-use lb_tests::tool::{Task, UsageError, parse, request, serve};
+use lb_tests::tool::{Task, parse, request, serve};
 
 fn main() -> ExitCode {
     let done = parse(std::env::args().skip(1)).map(|task| match task {
@@ -12,11 +13,11 @@ fn main() -> ExitCode {
     match done {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) => complain(&error),
-        Err(usage) => complain::<UsageError>(&usage),
+        Err(usage) => complain(&usage),
     }
 }
 
-fn complain<E: std::error::Error>(error: &E) -> ExitCode {
+fn complain(error: &dyn Error) -> ExitCode {
     eprintln!("lab-tool: {error}");
     ExitCode::FAILURE
 }

@@ -1,7 +1,7 @@
 //! A cluster, and how to build one.
 
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
@@ -12,8 +12,9 @@ use super::instance::Instance;
 use super::node::Node;
 use super::outside::{Client, Router};
 use super::place::Place as _;
-use super::plan;
 use super::pod::Pod;
+use super::preflight::BPFFS;
+use super::{netns, plan, remains};
 
 /// Nodes, the router between them, and a client outside.
 #[derive(Debug)]
@@ -120,7 +121,7 @@ impl Cluster {
 
     /// The lab's own directory for files, removed with it.
     #[must_use]
-    pub fn dir(&self) -> std::path::PathBuf {
+    pub fn dir(&self) -> PathBuf {
         self.instance.directory()
     }
 
@@ -186,8 +187,10 @@ impl Cluster {
             .with_context(|| format!("make pod {name} on {}", host.name()))
     }
 
-    /// Lets the lab outlive its values and this process, servers included; says how to
-    /// enter it, and how to remove it.
+    /// Lets the lab outlive its values and this process, servers included; says where
+    /// it is and how to enter it.
+    ///
+    /// [`remove_lab`](super::remove_lab) and [`remove_kept`](super::remove_kept) end it.
     ///
     /// # Errors
     /// When the lab cannot be marked as kept.
@@ -195,14 +198,18 @@ impl Cluster {
         self.instance.keep()?;
         let prefix = format!("{}-", self.name());
         let mut text = format!("The lab {} stays. Its places:\n", self.name());
-        for netns in super::remains::entries(super::netns::DIRECTORY) {
-            if let Some(place) = netns.strip_prefix(&prefix) {
-                let path = Path::new(super::netns::DIRECTORY).join(&netns);
+        let mut names: Vec<_> = remains::entries(netns::DIRECTORY).collect();
+        names.sort_unstable();
+        for name in names {
+            if let Some(place) = name.strip_prefix(&prefix) {
+                let path = Path::new(netns::DIRECTORY).join(&name);
                 let _ = writeln!(text, "  {place:<12} nsenter --net={}", path.display());
             }
         }
-        let cgroup = self.instance.cgroup();
-        let _ = writeln!(text, "Its cgroups: {}/…", cgroup.display());
+        let (files, cgroup) = (self.dir(), self.instance.cgroup());
+        let _ = writeln!(text, "Its files:   {}", files.display());
+        let _ = writeln!(text, "Its cgroups: {}", cgroup.display());
+        let _ = writeln!(text, "Its pins:    {BPFFS}/{prefix}*");
         Ok(text)
     }
 }

@@ -1,5 +1,6 @@
 //! A network namespace with a name.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::process::CommandExt as _;
@@ -83,7 +84,7 @@ impl Netns {
     /// Unlike `ip netns exec` it leaves the mounts alone, so that the command sees
     /// `/sys/fs/bpf` and the cgroups.
     #[must_use]
-    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);
         let handle = Arc::clone(&self.handle);
         let enter = move || Ok(setns(&*handle, CloneFlags::CLONE_NEWNET)?);

@@ -6,9 +6,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-/// The addresses of all pods of a cluster.
+/// The IPv4 addresses of all pods of a cluster.
 pub const POD_NETWORK_V4: Ipv4Net = v4(10, 244, 0, 0, 16);
-/// The addresses of all pods of a cluster.
+/// The IPv6 addresses of all pods of a cluster.
 pub const POD_NETWORK_V6: Ipv6Net = v6([0xfd00, 0x10, 0x244, 0, 0], 0, 48);
 
 /// The bytes that a vxlan header with its outer headers (IPv4) takes from the MTU.
