@@ -474,13 +474,33 @@ fn nothing_is_left_after_a_panic() {
     );
 }
 
+/// Removes a kept lab, whatever becomes of the test.
+struct Remove(String);
+
+impl Drop for Remove {
+    fn drop(&mut self) {
+        lab::remove_lab(&self.0).unwrap();
+    }
+}
+
+#[test]
+fn a_taken_port_is_an_error_that_says_so() {
+    let cluster = cluster(Cni::Bridge, Fabric::Direct);
+    let node = cluster.node(0);
+    let _server = node.serve(PORT).unwrap();
+    let error = format!("{:#}", node.serve(PORT).unwrap_err());
+    assert!(error.contains("serve port 8000 in node1"), "{error}");
+    assert!(error.contains("Address already in use"), "{error}");
+}
+
 #[test]
 fn a_kept_lab_goes_on_until_it_is_removed() {
-    let (name, root, pod_address, path) = {
+    let (remove, root, pod_address, path) = {
         let cluster = cluster(Cni::Bridge, Fabric::Direct);
         let pod = cluster.pod("a", 0).unwrap();
         let _server = pod.serve(PORT).unwrap();
         let text = cluster.keep().unwrap();
+        let remove = Remove(cluster.name().to_owned());
         let path = cluster.node(1).netns().path();
         assert!(
             text.contains(&format!("nsenter --net={}\n", path.display())),
@@ -493,7 +513,7 @@ fn a_kept_lab_goes_on_until_it_is_removed() {
             .nth(2)
             .unwrap()
             .to_owned();
-        (cluster.name().to_owned(), root, pod.ipv4(), path)
+        (remove, root, pod.ipv4(), path)
     };
     let mut nsenter = Command::new("nsenter");
     nsenter
@@ -504,8 +524,9 @@ fn a_kept_lab_goes_on_until_it_is_removed() {
     let output = String::from_utf8(output.stdout).unwrap();
     assert!(output.contains(r#""server":"a""#), "{output}");
     lab::remove_kept().unwrap();
-    assert!(!traces(&name, &root).is_empty(), "its process is alive");
-    lab::remove_lab(&name).unwrap();
+    assert!(!traces(&remove.0, &root).is_empty(), "its process is alive");
+    let name = remove.0.clone();
+    drop(remove);
     assert_eq!(traces(&name, &root), Vec::<String>::new());
     lab::remove_lab("lb").unwrap_err();
 }

@@ -1,5 +1,6 @@
 //! A server of [`crate::tool`] in a place.
 
+use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -21,27 +22,40 @@ pub struct Server {
 impl Server {
     /// Starts the tool, and waits until it listens.
     pub(super) fn start(site: &Site, mut tool: Command, name: &str, port: u16) -> Result<Self> {
+        let instance = Arc::clone(site.instance());
         let options = ServeOptions {
             name: name.to_owned(),
             port,
         };
-        let command = tool
-            .args(options.arguments())
+        // Not this process's error output: in a kept lab the server outlives whoever
+        // waits for the end of that.
+        let log = instance.directory().join(format!("{name}-{port}.log"));
+        let stderr = File::create(&log).with_context(|| format!("create {}", log.display()))?;
+        let pipes = tool
             .stdin(Stdio::null())
-            .stdout(Stdio::piped());
-        let child = command.spawn().context("start lab-tool")?;
+            .stdout(Stdio::piped())
+            .stderr(stderr);
+        let child = pipes.args(options.arguments()).spawn();
         let mut server = Self {
-            child,
+            child: child.context("start lab-tool")?,
             options,
-            instance: Arc::clone(site.instance()),
+            instance,
         };
-        let stdout = server.child.stdout.take().context("a pipe was asked for")?;
-        let mut line = String::new();
-        BufReader::new(stdout)
-            .read_line(&mut line)
-            .context("read from lab-tool")?;
-        ensure!(line.trim_end() == READY, "lab-tool does not listen");
+        ensure!(
+            server.is_ready()?,
+            "{}",
+            fs::read_to_string(&log)?.trim_end()
+        );
         Ok(server)
+    }
+
+    /// Waits until the tool listens, or has ended without.
+    fn is_ready(&mut self) -> Result<bool> {
+        let stdout = self.child.stdout.take().context("a pipe was asked for")?;
+        let mut line = String::new();
+        let mut stdout = BufReader::new(stdout);
+        stdout.read_line(&mut line).context("read from lab-tool")?;
+        Ok(line.trim_end() == READY)
     }
 
     /// The name that it answers with.
