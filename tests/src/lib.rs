@@ -1,1 +1,8 @@
 //! The lab: clusters out of network namespaces, and what tests need in them.
+//!
+//! [`lab`] builds a cluster (nodes, pods, an outside network) on the machine at
+//! hand; [`tool`] is what runs inside of it: small servers and clients that say who
+//! answered whom, and which addresses each of them saw.
+
+pub mod lab;
+pub mod tool;
