@@ -195,7 +195,7 @@ fn recorded_pages_make_one_list() {
             .into_iter()
             .for_each(|object| fold.apply(Event::InitApply(object)));
     }
-    assert_eq!(fold.models().count(), 5);
+    assert_eq!(fold.models().count(), 6);
     assert_eq!(fold.rejections().count(), 0);
 }
 

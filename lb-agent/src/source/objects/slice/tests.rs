@@ -52,11 +52,11 @@ fn s8_only_the_first_address_is_used() {
 #[test]
 fn hints_are_read() {
     let endpoint = endpoint(
-        "{addresses: [10.0.0.1], hints: {forZones: [{name: a}, {name: b}], forNodes: [{name: n}]}}",
+        "{addresses: [10.0.0.1], hints: {forZones: [{name: a}, {name: b}], forNodes: [{name: node1}]}}",
     );
     let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
     assert_eq!(endpoint.for_zones, set(&["a", "b"]));
-    assert_eq!(endpoint.for_nodes, set(&["n"]));
+    assert_eq!(endpoint.for_nodes, set(&["node1"]));
 }
 
 #[test]
