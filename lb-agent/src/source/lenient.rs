@@ -16,9 +16,10 @@ use serde::{
 };
 
 /// A field that may be missing or wrong.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Lenient<T> {
     /// The field is missing, or `null`.
+    #[default]
     Absent,
     /// The field is there and fits.
     Valid(T),
@@ -31,13 +32,6 @@ pub type List<T> = Lenient<Vec<Lenient<T>>>;
 
 /// A field that maps names to strings, such as labels.
 pub type Strings = Lenient<BTreeMap<String, Lenient<String>>>;
-
-// Not derived: a derive would ask for `T: Default`.
-impl<T> Default for Lenient<T> {
-    fn default() -> Self {
-        Self::Absent
-    }
-}
 
 impl<T> Lenient<T> {
     /// The value, if there is one that fits.
@@ -198,16 +192,7 @@ mod tests {
         let valid: Vec<_> = names.iter().filter_map(Lenient::valid).collect();
         assert_eq!(
             (names.len(), valid),
-            (
-                4,
-                vec!["a", "b"]
-                    .iter()
-                    .map(|s| &**s)
-                    .map(String::from)
-                    .collect::<Vec<_>>()
-                    .iter()
-                    .collect()
-            )
+            (4, vec![&"a".to_owned(), &"b".to_owned()])
         );
     }
 

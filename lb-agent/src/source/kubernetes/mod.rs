@@ -15,6 +15,7 @@ use kube::{
         watcher::{self, Event},
     },
 };
+use tokio::time::{self, Instant};
 use tracing::{info, warn};
 
 use self::{fold::Fold, watched::Watched};
@@ -27,8 +28,11 @@ use crate::model::Model;
 mod fold;
 mod watched;
 
-/// Changes that are ready at once are published at once, so many at the most.
+/// Changes that are ready at once are taken in at once, so many at the most.
 const BATCH: usize = 1024;
+/// After a model has been put together, no other is for so many times the time that it took: the
+/// larger the cluster, the more changes make one model.
+const PAUSE: u32 = 9;
 
 /// The source that watches a cluster.
 pub struct Kubernetes {
@@ -61,6 +65,10 @@ type Slices = Watched<EndpointSlice, discovery::EndpointSlice>;
 type Nodes = Watched<Node, core::Node>;
 
 /// An event of one of the watches.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "no more than a batch of them lives at once"
+)]
 enum Change {
     Service(watcher::Result<Event<Services>>),
     Slice(watcher::Result<Event<Slices>>),
@@ -102,17 +110,26 @@ impl Kubernetes {
     pub async fn run(self, sender: Sender) {
         let mut state = State::default();
         let mut changes = self.changes().ready_chunks(BATCH);
+        let mut is_dirty = false;
+        let mut due = Instant::now();
         loop {
             tokio::select! {
+                biased;
                 () = sender.closed() => return,
+                () = time::sleep_until(due), if is_dirty && state.is_synced() => {
+                    let begin = Instant::now();
+                    let (model, rejections) = state.assemble();
+                    super::publish(&sender, model, rejections);
+                    is_dirty = false;
+                    due = Instant::now() + begin.elapsed() * PAUSE;
+                }
                 batch = changes.next() => match batch {
-                    Some(batch) => batch.into_iter().for_each(|change| state.apply(change)),
+                    Some(batch) => {
+                        batch.into_iter().for_each(|change| state.apply(change));
+                        is_dirty = true;
+                    }
                     None => return,
                 },
-            }
-            if state.is_synced() {
-                let (model, rejections) = state.assemble();
-                super::publish(&sender, model, rejections);
             }
         }
     }

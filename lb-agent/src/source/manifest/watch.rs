@@ -99,3 +99,43 @@ fn concerns(event: &Event, directory: Option<&Path>) -> bool {
     };
     is_change && (event.paths.is_empty() || !event.paths.iter().all(is_sibling))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn reading_is_no_change_and_writing_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("a.yaml");
+        fs::write(&file, "a").unwrap();
+        for path in [directory.path(), &file] {
+            let mut watch = Watch::new(path);
+            watch.arm(&[]);
+            fs::read_dir(directory.path()).unwrap().count();
+            fs::read_to_string(&file).unwrap();
+            let quiet = time::timeout(Duration::from_millis(200), watch.notified()).await;
+            assert!(quiet.is_err(), "its own reading wakes it");
+            fs::write(&file, "b").unwrap();
+            let noticed = time::timeout(Duration::from_secs(5), watch.notified()).await;
+            assert!(noticed.is_ok(), "{} was written", path.display());
+        }
+    }
+
+    #[tokio::test]
+    async fn what_stands_beside_a_directory_is_no_change() {
+        let parent = tempfile::tempdir().unwrap();
+        let directory = parent.path().join("manifests");
+        fs::create_dir(&directory).unwrap();
+        let mut watch = Watch::new(&directory);
+        watch.arm(&[]);
+        fs::write(parent.path().join("other"), "x").unwrap();
+        let quiet = time::timeout(Duration::from_millis(200), watch.notified()).await;
+        assert!(quiet.is_err());
+        fs::rename(&directory, parent.path().join("gone")).unwrap();
+        let noticed = time::timeout(Duration::from_secs(5), watch.notified()).await;
+        assert!(noticed.is_ok());
+    }
+}
