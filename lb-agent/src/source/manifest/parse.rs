@@ -59,8 +59,19 @@ fn json(text: &str) -> serde_json::Result<Vec<Document>> {
 }
 
 fn yaml(text: &str) -> Result<Vec<Document>, SyntaxError> {
-    // A message without the source's lines around it: it goes into a log line.
-    let options = serde_saphyr::options! { with_snippet: false };
+    let options = serde_saphyr::options! {
+        // The message goes into a log line, so without the source's lines around it.
+        with_snippet: false,
+        // Manifests may be a whole cluster; what limits aliases, depth and bytes stays.
+        budget: serde_saphyr::budget! {
+            max_documents: usize::MAX,
+            max_events: usize::MAX,
+            max_nodes: usize::MAX,
+        },
+        alias_limits: serde_saphyr::alias_limits! {
+            max_total_replayed_events: 100_000,
+        },
+    };
     let mut reader = text.as_bytes();
     let documents = serde_saphyr::read_with_options::<_, Spanned<Value>>(&mut reader, options);
     documents
@@ -131,6 +142,25 @@ mod tests {
         assert_eq!(error.document, 2);
         assert!(matches!(error.position, Some((3..=5, _))), "{error:?}");
         assert!(!error.reason.contains('\n'), "{error:?}");
+    }
+
+    #[test]
+    fn many_documents_are_not_too_many() {
+        let many = "---\na: 1\n".repeat(1_100);
+        assert_eq!(documents(&many).unwrap().len(), 1_100);
+    }
+
+    #[test]
+    fn an_alias_bomb_is_an_error() {
+        let mut text = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+        for i in 1..9 {
+            let alias = format!("*a{}", i - 1);
+            text.push_str(&format!(
+                "a{i}: &a{i} [{}]\n",
+                [alias.as_str(); 10].join(", ")
+            ));
+        }
+        assert!(documents(&text).is_err());
     }
 
     #[test]
