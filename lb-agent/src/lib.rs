@@ -8,3 +8,4 @@ pub mod desired;
 pub mod model;
 pub mod object;
 pub mod reconcile;
+pub mod source;

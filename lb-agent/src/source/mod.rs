@@ -1,0 +1,192 @@
+//! Where Services and endpoints come from.
+//!
+//! Both sources read the same objects through the same slim types ([`objects`]) and publish the
+//! same thing: a [`Snapshot`], whole and new for each change. Neither publishes anything before
+//! it has seen everything once, so that a restart never looks like an empty cluster (item 11).
+
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use crate::model::Model;
+
+mod address;
+pub mod kubernetes;
+pub mod lenient;
+pub mod manifest;
+pub mod objects;
+
+/// What a source knows at one moment.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Snapshot {
+    /// The objects that could be understood.
+    pub model: Arc<Model>,
+    /// What could not be understood, and was left out.
+    pub rejections: Vec<Rejection>,
+}
+
+/// Something in an object that could not be used.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Rejection {
+    /// Where it is: kind, namespace and name, and for manifests the file and the document.
+    pub object: String,
+    /// Path of the field, or the position in the file; empty if the whole object is meant.
+    pub field: String,
+    /// What is wrong with it, and what to do.
+    pub reason: String,
+}
+
+impl fmt::Display for Rejection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            object,
+            field,
+            reason,
+        } = self;
+        if field.is_empty() {
+            write!(f, "{object}: {reason}")
+        } else {
+            write!(f, "{object}: {field}: {reason}")
+        }
+    }
+}
+
+/// Where a source publishes; `None` until it has seen everything once.
+pub type Sender = watch::Sender<Option<Arc<Snapshot>>>;
+
+/// The other end of a [`Sender`].
+pub type Receiver = watch::Receiver<Option<Arc<Snapshot>>>;
+
+/// A new pair of ends.
+pub fn channel() -> (Sender, Receiver) {
+    watch::channel(None)
+}
+
+/// Publishes `model` and `rejections`, unless they are what was published last (item 12).
+///
+/// Equal objects keep their `Arc`, so that whoever compiles can tell by the pointer what changed.
+fn publish(sender: &Sender, mut model: Model, rejections: Vec<Rejection>) {
+    sender.send_if_modified(|published| {
+        let last = published.clone().unwrap_or_default();
+        keep_equal(&mut model, &last.model);
+        if published.is_some() && *last.model == model && last.rejections == rejections {
+            return false;
+        }
+        log_change(&last.rejections, &rejections);
+        *published = Some(Arc::new(Snapshot {
+            model: Arc::new(model),
+            rejections,
+        }));
+        true
+    });
+}
+
+/// Says once what is newly rejected, and once what no longer is.
+fn log_change(last: &[Rejection], now: &[Rejection]) {
+    for rejection in now.iter().filter(|rejection| !last.contains(rejection)) {
+        warn!("{rejection}");
+    }
+    if !last.is_empty() && now.is_empty() {
+        info!("all objects are understood again");
+    }
+}
+
+/// Replaces what is equal in `last` by what is shared with it.
+fn keep_equal(model: &mut Model, last: &Model) {
+    let Model {
+        services,
+        slices,
+        node,
+    } = model;
+    share(services, &last.services);
+    for (service, slices) in slices {
+        if let Some(last) = last.slices.get(service) {
+            share(slices, last);
+        }
+    }
+    if *node == last.node {
+        node.clone_from(&last.node);
+    }
+}
+
+fn share<K: Ord, V: PartialEq>(map: &mut BTreeMap<K, Arc<V>>, last: &BTreeMap<K, Arc<V>>) {
+    for (key, value) in map {
+        match last.get(key) {
+            Some(last) if last == value => value.clone_from(last),
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Node, ObjectName, Slice};
+
+    fn model(zone: &str) -> Model {
+        let name = ObjectName {
+            namespace: "default".to_owned(),
+            name: "alpaca".to_owned(),
+        };
+        let slice = BTreeMap::from([("one".to_owned(), Arc::new(Slice::default()))]);
+        Model {
+            slices: BTreeMap::from([(name, slice)]),
+            node: Some(Arc::new(Node {
+                zone: Some(zone.to_owned()),
+                ..Node::default()
+            })),
+            ..Model::default()
+        }
+    }
+
+    #[test]
+    fn equal_models_are_published_once() {
+        let (sender, mut receiver) = channel();
+        publish(&sender, model("a"), Vec::new());
+        assert!(receiver.has_changed().unwrap());
+        receiver.mark_unchanged();
+        publish(&sender, model("a"), Vec::new());
+        assert!(!receiver.has_changed().unwrap());
+    }
+
+    #[test]
+    fn an_empty_model_is_published_at_first() {
+        let (sender, receiver) = channel();
+        publish(&sender, Model::default(), Vec::new());
+        assert!(receiver.borrow().is_some());
+    }
+
+    #[test]
+    fn a_new_rejection_is_published() {
+        let (sender, mut receiver) = channel();
+        publish(&sender, model("a"), Vec::new());
+        receiver.mark_unchanged();
+        let rejection = Rejection {
+            object: "Service default/x".to_owned(),
+            field: "spec.type".to_owned(),
+            reason: "unknown".to_owned(),
+        };
+        assert_eq!(
+            rejection.to_string(),
+            "Service default/x: spec.type: unknown"
+        );
+        publish(&sender, model("a"), vec![rejection]);
+        assert!(receiver.has_changed().unwrap());
+    }
+
+    #[test]
+    fn what_did_not_change_keeps_its_pointer() {
+        let (sender, receiver) = channel();
+        publish(&sender, model("a"), Vec::new());
+        let first = receiver.borrow().clone().unwrap();
+        publish(&sender, model("b"), Vec::new());
+        let second = receiver.borrow().clone().unwrap();
+        let slice = |snapshot: &Snapshot| {
+            let (_, slices) = snapshot.model.slices.first_key_value().unwrap();
+            slices["one"].clone()
+        };
+        assert!(Arc::ptr_eq(&slice(&first), &slice(&second)));
+        assert_ne!(first.model.node, second.model.node);
+    }
+}

@@ -1,0 +1,244 @@
+//! Kubernetes objects, reduced to the fields that are read.
+//!
+//! These types never fail to deserialize (see [`lenient`](super::lenient)); what is wrong in an
+//! object comes out of its conversion as a [`Rejection`].
+
+use std::{fmt, net::IpAddr};
+
+use serde::{
+    Deserialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
+
+use super::{
+    Rejection, address,
+    lenient::{Lenient, Strings},
+};
+use crate::model::ObjectName;
+
+mod endpoints;
+mod node;
+mod pod;
+mod service;
+mod slice;
+
+pub use self::{
+    endpoints::Endpoints,
+    node::Node,
+    pod::{NamedPort, Pod, PodEndpoint},
+    service::{SelectedPort, Selection, Service, TargetPort},
+    slice::{EndpointSlice, OwnedSlice},
+};
+
+/// Key of the label that hands a Service over to another proxy (item 2).
+pub const SERVICE_PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
+/// Key of the label that takes a slice out of every proxy's sight (item 3).
+pub const HEADLESS: &str = "service.kubernetes.io/headless";
+
+/// A kind of object that a source reads.
+pub trait Object: Clone + fmt::Debug + Default + DeserializeOwned + Send + 'static {
+    /// Name of the kind.
+    const KIND: &'static str;
+    /// What it becomes.
+    type Model: Clone + fmt::Debug + PartialEq + Send + Sync;
+
+    /// The object's metadata.
+    fn metadata(&self) -> &Lenient<Metadata>;
+
+    /// The object in our own words, or `None` if it is not for us or cannot be used at all.
+    ///
+    /// Whatever is wrong goes into `fields`.
+    fn convert(&self, fields: &mut Fields) -> Option<Self::Model>;
+}
+
+/// The part of `metadata` that is read.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Metadata {
+    /// Name.
+    pub name: Lenient<String>,
+    /// Namespace; absent for cluster-wide objects, and for manifests that mean `default`.
+    pub namespace: Lenient<String>,
+    /// Version, for the watch.
+    pub resource_version: Lenient<String>,
+    /// Labels.
+    pub labels: Strings,
+    /// Only its presence counts: the object is being deleted.
+    pub deletion_timestamp: Lenient<IgnoredAny>,
+}
+
+impl Metadata {
+    /// Namespace and name; what is missing is empty.
+    pub fn object_name(&self) -> ObjectName {
+        let text = |field: &Lenient<String>| field.valid().cloned().unwrap_or_default();
+        ObjectName {
+            namespace: text(&self.namespace),
+            name: text(&self.name),
+        }
+    }
+
+    /// Whether there is a label of this name, whatever its value.
+    pub fn has_label(&self, key: &str) -> bool {
+        self.labels
+            .valid()
+            .is_some_and(|labels| labels.contains_key(key))
+    }
+
+    /// Value of a label.
+    pub fn label(&self, key: &str) -> Option<&str> {
+        Some(self.labels.valid()?.get(key)?.valid()?)
+    }
+}
+
+/// Gives access to the fields of one object, and collects what is wrong with them.
+#[derive(Debug)]
+pub struct Fields {
+    kind: &'static str,
+    name: ObjectName,
+    rejections: Vec<Rejection>,
+}
+
+impl Fields {
+    /// Starts on an object.
+    pub fn new(kind: &'static str, name: ObjectName) -> Self {
+        Self {
+            kind,
+            name,
+            rejections: Vec::new(),
+        }
+    }
+
+    /// What was rejected.
+    pub fn into_rejections(self) -> Vec<Rejection> {
+        self.rejections
+    }
+
+    /// Namespace and name of the object.
+    pub fn name(&self) -> &ObjectName {
+        &self.name
+    }
+
+    /// Rejects a field.
+    pub fn reject(&mut self, field: impl fmt::Display, reason: impl Into<String>) {
+        let Self { kind, name, .. } = self;
+        let object = if name.namespace.is_empty() {
+            format!("{kind} {}", name.name)
+        } else {
+            format!("{kind} {name}")
+        };
+        self.rejections.push(Rejection {
+            object,
+            field: field.to_string(),
+            reason: reason.into(),
+        });
+    }
+
+    /// The value of a field; one that does not fit is rejected.
+    pub fn read<'a, T>(
+        &mut self,
+        field: impl fmt::Display,
+        value: &'a Lenient<T>,
+    ) -> Option<&'a T> {
+        if let Lenient::Invalid(reason) = value {
+            self.reject(field, reason.as_str());
+        }
+        value.valid()
+    }
+
+    /// The valid elements of a list, each with its index.
+    pub fn list<'a, T>(
+        &mut self,
+        field: impl fmt::Display,
+        list: &'a Lenient<Vec<Lenient<T>>>,
+    ) -> Vec<(usize, &'a T)> {
+        let mut valid = Vec::new();
+        let elements = self.read(&field, list).into_iter().flatten().enumerate();
+        for (index, element) in elements {
+            valid.extend(
+                self.read(format_args!("{field}[{index}]"), element)
+                    .map(|element| (index, element)),
+            );
+        }
+        valid
+    }
+
+    /// An address.
+    fn address(&mut self, field: impl fmt::Display, text: &str) -> Option<IpAddr> {
+        let addr = address::parse(text);
+        if addr.is_none() {
+            self.reject(field, format!("`{text}` is not an IP address"));
+        }
+        addr
+    }
+
+    /// An address that an endpoint may have.
+    fn endpoint_address(&mut self, field: impl fmt::Display, text: &str) -> Option<IpAddr> {
+        let addr = self.address(&field, text)?;
+        if !address::may_be_endpoint(addr) {
+            let reason = format!(
+                "`{text}` may not be an endpoint: it is unspecified, loopback, link-local or multicast"
+            );
+            self.reject(field, reason);
+            return None;
+        }
+        Some(addr)
+    }
+
+    /// A port from 1 to 65535.
+    fn port(&mut self, field: impl fmt::Display, value: &Lenient<i64>) -> Option<u16> {
+        let number = *self.read(&field, value)?;
+        let port = u16::try_from(number).ok().filter(|port| *port != 0);
+        if port.is_none() {
+            self.reject(field, format!("{number} is not a port: use 1 to 65535"));
+        }
+        port
+    }
+
+    /// A protocol number; TCP if the field is absent.
+    fn protocol(
+        &mut self,
+        field: impl fmt::Display,
+        value: &Lenient<String>,
+    ) -> Option<lb_common::Protocol> {
+        if !value.is_present() {
+            return Some(lb_common::protocol::TCP);
+        }
+        let name = self.read(&field, value)?;
+        let protocol = match name.as_str() {
+            "TCP" => lb_common::protocol::TCP,
+            "UDP" => lb_common::protocol::UDP,
+            "SCTP" => lb_common::protocol::SCTP,
+            _ => {
+                self.reject(field, format!("`{name}`: use TCP, UDP or SCTP"));
+                return None;
+            }
+        };
+        Some(protocol)
+    }
+}
+
+#[cfg(test)]
+pub(in crate::source) mod tests {
+    use super::*;
+
+    /// Converts an object given as YAML; returns the model and the rejections as text.
+    #[track_caller]
+    pub(super) fn convert<O: Object>(yaml: &str) -> (Option<O::Model>, Vec<String>) {
+        let value: serde_json::Value = serde_saphyr::from_str(yaml).unwrap();
+        let object: O = serde_json::from_value(value).unwrap();
+        let name = object.metadata().valid().map(Metadata::object_name);
+        let name = name.unwrap_or_else(|| Metadata::default().object_name());
+        let mut fields = Fields::new(O::KIND, name);
+        let model = object.convert(&mut fields);
+        let rejections = fields.into_rejections();
+        (model, rejections.iter().map(ToString::to_string).collect())
+    }
+
+    /// Converts an object in which nothing is wrong.
+    #[track_caller]
+    pub(super) fn convert_good<O: Object>(yaml: &str) -> O::Model {
+        let (model, rejections) = convert::<O>(yaml);
+        assert_eq!(rejections, [""; 0]);
+        model.expect("a model")
+    }
+}
