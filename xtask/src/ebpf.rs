@@ -1,6 +1,6 @@
 //! `cargo xtask build-ebpf`: the kernel programs alone, as lb-agent's build script builds them.
 
-use std::{path::PathBuf, process::Command};
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 
@@ -13,7 +13,7 @@ pub(crate) fn build() -> Result<PathBuf> {
     let compiler = toolchain::find().context("no toolchain can compile for eBPF")?;
     println!("ebpf: building the programs with toolchain {compiler}");
     let target = workspace.target.join("ebpf");
-    let mut command = Command::new("rustup");
+    let mut command = process::clean("rustup");
     command
         .current_dir(&workspace.root)
         .args([

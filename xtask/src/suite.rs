@@ -27,12 +27,16 @@ pub(crate) enum Suite {
 }
 
 impl Suite {
-    /// Arguments of `cargo test`.
-    fn arguments(self) -> &'static str {
+    /// Arguments of `cargo test`, one run after the other. xtask is tested apart: the agent would
+    /// be compiled anew with the features that its dependencies have there.
+    fn runs(self) -> &'static [&'static str] {
         match self {
-            Self::Unit => "-p lb-common --features lb-common/alloc -p lb-agent -p xtask",
-            Self::Programs => "-p lb-tests --test programs",
-            Self::E2e => "-p lb-tests --test lab --test e2e",
+            Self::Unit => &[
+                "-p lb-common --features lb-common/alloc -p lb-agent",
+                "-p xtask",
+            ],
+            Self::Programs => &["-p lb-tests --test programs"],
+            Self::E2e => &["-p lb-tests --test lab --test e2e"],
         }
     }
 
@@ -74,17 +78,23 @@ fn run_suite(suite: Suite) -> Result<Tally> {
         "these tests need root: they build network namespaces and load BPF programs"
     );
     let workspace = Workspace::find()?;
-    let mut cargo = workspace.cargo();
-    cargo
-        .args(["test", "--no-fail-fast"])
-        .args(suite.arguments().split(' '));
-    if suite.needs_root() {
+    let agent = if suite.needs_root() {
         setup::all()?;
-        cargo.env(AGENT, build_agent(&workspace)?);
+        Some(build_agent(&workspace)?)
     } else {
         setup::for_building()?;
+        None
+    };
+    let mut tally = Tally::default();
+    for arguments in suite.runs() {
+        let mut cargo = workspace.cargo();
+        cargo
+            .args(["test", "--no-fail-fast"])
+            .args(arguments.split(' '));
+        cargo.envs(agent.iter().map(|path| (AGENT, path)));
+        tally.add(count(&mut cargo)?);
     }
-    count(&mut cargo)
+    Ok(tally)
 }
 
 /// Runs a `cargo test`, shows its output, and counts its results.
@@ -160,8 +170,8 @@ mod tests {
     fn missing_test_target_is_a_failure() {
         let workspace = Workspace::find().unwrap();
         let mut cargo = workspace.cargo();
-        let tally =
-            count(cargo.args(["test", "-p", "lb-common", "--test", "no-such-target"])).unwrap();
+        cargo.args(["test", "-p", "lb-common", "--test", "no-such-target"]);
+        let tally = count(cargo.stderr(Stdio::null())).unwrap();
         assert!(tally.has_failures());
     }
 }

@@ -46,7 +46,7 @@ impl Workspace {
 
     /// A cargo that runs at the workspace's root.
     pub(crate) fn cargo(&self) -> Command {
-        let mut command = Command::new(cargo());
+        let mut command = process::clean(cargo());
         command.current_dir(&self.root);
         command
     }
