@@ -4,4 +4,5 @@
 #![warn(missing_docs)]
 
 pub mod dataplane;
+pub mod interfaces;
 pub mod model;
