@@ -1,5 +1,7 @@
 //! Where a plan is carried out: the kernel's maps and hooks, or a twin of them in memory.
 
+pub mod bpf;
+
 use lb_common::{Backend, Frontend, FrontendKey, Interface, Slot};
 
 /// The maps that a plan writes.
