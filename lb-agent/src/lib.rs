@@ -5,6 +5,7 @@
 
 pub mod dataplane;
 pub mod desired;
+pub mod interfaces;
 pub mod model;
 pub mod object;
 pub mod reconcile;

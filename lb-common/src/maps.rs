@@ -9,7 +9,7 @@ use crate::{
 /// a value or their meaning.
 pub const LAYOUT_VERSION: u32 = 1;
 
-/// Default capacity of [`FRONTENDS`](FRONTENDS).
+/// Default capacity of `FRONTENDS`.
 pub const FRONTENDS_MAX: usize = 65_536;
 /// Default capacity of `BACKENDS`.
 pub const BACKENDS_MAX: usize = 131_072;
@@ -63,13 +63,13 @@ pub const MMAPABLE: u32 = 1 << 10;
 pub struct MapSpec {
     /// Name in the object, and of the pin.
     pub name: &'static str,
-    /// Kind.
-    pub kind: Kind,
+    /// Number of its kind in `enum bpf_map_type`.
+    pub kind: u32,
     /// Bytes of a key.
     pub key_size: u32,
     /// Bytes of a value.
     pub value_size: u32,
-    /// Capacity if no flag says otherwise.
+    /// Capacity; in [`SPECS`] the one that it has if no flag says otherwise.
     pub max_entries: u32,
     /// `BPF_F_…`
     pub flags: u32,
@@ -79,7 +79,7 @@ impl MapSpec {
     const fn new<K, V>(name: &'static str, kind: Kind, max_entries: usize) -> Self {
         Self {
             name,
-            kind,
+            kind: kind as u32,
             key_size: size_of::<K>() as u32,
             value_size: size_of::<V>() as u32,
             max_entries: max_entries as u32,

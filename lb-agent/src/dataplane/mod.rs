@@ -1,5 +1,6 @@
 //! Where a plan is carried out: the kernel's maps and hooks, or a twin of them in memory.
 
+pub mod bpf;
 pub mod memory;
 
 use lb_common::{Backend, Frontend, FrontendKey, Interface, Slot};

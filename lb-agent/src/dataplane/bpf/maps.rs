@@ -1,0 +1,238 @@
+//! Reads and writes the maps.
+
+use std::{collections::BTreeMap, fmt::Display, os::fd::AsFd as _};
+
+use aya::{
+    Ebpf,
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray},
+};
+use lb_common::{
+    Backend, Flow, FlowKey, Frontend, FrontendKey, Interface, Slot,
+    maps::{BACKENDS, COUNTERS, FLOWS, FRONTENDS, INTERFACES, SLOTS},
+};
+
+use super::{
+    BpfDataplane,
+    arena::Arena,
+    error::{Error, is_absent},
+};
+use crate::dataplane::{Dataplane, Error as DataplaneError, Observation};
+
+/// A key or a value as it lies in memory.
+#[derive(Clone, Copy, Debug)]
+#[repr(transparent)]
+pub(super) struct Raw<T>(pub(super) T);
+
+// SAFETY: `bytemuck::Pod` guarantees `Copy`, no padding and no invalid bit patterns, and
+// `Raw` has the layout of its only field.
+unsafe impl<T: bytemuck::Pod> aya::Pod for Raw<T> {}
+
+/// The maps that the agent reads or writes.
+pub(super) struct Tables {
+    frontends: Table<FrontendKey, Frontend>,
+    interfaces: Table<u32, Interface>,
+    flows: Table<FlowKey, Flow>,
+    backends: Array<MapData, Raw<Backend>>,
+    counters: PerCpuArray<MapData, u64>,
+    slots: Arena,
+}
+
+impl Tables {
+    /// Takes the maps out of `ebpf`.
+    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, Error> {
+        Ok(Self {
+            frontends: Table::take(ebpf, FRONTENDS)?,
+            interfaces: Table::take(ebpf, INTERFACES)?,
+            flows: Table::take(ebpf, FLOWS)?,
+            backends: typed(ebpf, BACKENDS)?,
+            counters: typed(ebpf, COUNTERS)?,
+            slots: arena(ebpf)?,
+        })
+    }
+}
+
+/// A hash map.
+struct Table<K, V> {
+    name: &'static str,
+    map: HashMap<MapData, Raw<K>, Raw<V>>,
+    max_entries: u32,
+}
+
+impl<K, V> Table<K, V>
+where
+    K: bytemuck::Pod + Ord + std::fmt::Debug,
+    V: bytemuck::Pod,
+{
+    fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Self, Error> {
+        let map = take(ebpf, name)?;
+        let max_entries = match &map {
+            Map::HashMap(data) | Map::LruHashMap(data) => data.info(),
+            _ => Err(MapError::InvalidMapType { map_type: 0 }),
+        };
+        let wrong = |source| unusable(name, source);
+        Ok(Self {
+            name,
+            max_entries: max_entries.map_err(wrong)?.max_entries(),
+            map: map.try_into().map_err(wrong)?,
+        })
+    }
+
+    fn put(&mut self, key: &K, value: &V) -> Result<(), DataplaneError> {
+        let put = self.map.insert(Raw(*key), Raw(*value), 0);
+        put.map_err(|error| failed("update", self.name, format!("{key:?}"), error))
+    }
+
+    fn remove(&mut self, key: &K) -> Result<(), DataplaneError> {
+        match self.map.remove(&Raw(*key)) {
+            Err(error) if !is_absent(&error) => {
+                Err(failed("remove", self.name, format!("{key:?}"), error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The elements; the kernel programs may add and remove some meanwhile.
+    fn iter(&self) -> impl Iterator<Item = Result<(K, V), DataplaneError>> + '_ {
+        // Where an element is removed under the iteration, it starts anew: there must be an end.
+        let elements = self.map.iter().take(self.max_entries as usize);
+        elements.map(|element| match element {
+            Ok((Raw(key), Raw(value))) => Ok((key, value)),
+            Err(error) => Err(failed("read", self.name, "next", error)),
+        })
+    }
+
+    fn read(&self) -> Result<BTreeMap<K, V>, DataplaneError> {
+        self.iter().collect()
+    }
+}
+
+fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, Error> {
+    ebpf.take_map(name).ok_or_else(|| Error::Missing {
+        kind: "map",
+        name: name.into(),
+    })
+}
+
+fn typed<T: TryFrom<Map, Error = MapError>>(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+) -> Result<T, Error> {
+    let map = take(ebpf, name)?;
+    map.try_into().map_err(|source| unusable(name, source))
+}
+
+fn arena(ebpf: &mut Ebpf) -> Result<Arena, Error> {
+    let data = match take(ebpf, SLOTS)? {
+        Map::Array(data) => data,
+        _ => return Err(unusable(SLOTS, MapError::InvalidMapType { map_type: 0 })),
+    };
+    let info = data.info().map_err(|source| unusable(SLOTS, source))?;
+    // The mapping holds a reference to the map itself; `data` may go.
+    Arena::new(data.fd().as_fd(), info.max_entries()).map_err(Error::Mmap)
+}
+
+fn unusable(map: &'static str, source: MapError) -> Error {
+    Error::Map {
+        action: "use",
+        map,
+        source: Box::new(source),
+    }
+}
+
+fn failed(
+    action: &'static str,
+    map: &'static str,
+    key: impl Display,
+    source: MapError,
+) -> DataplaneError {
+    DataplaneError::Map {
+        action,
+        map,
+        key: key.to_string(),
+        source: Box::new(source),
+    }
+}
+
+impl Dataplane for BpfDataplane {
+    fn put_backend(&mut self, index: u32, backend: &Backend) -> Result<(), DataplaneError> {
+        let put = self.tables.backends.set(index, Raw(*backend), 0);
+        put.map_err(|error| failed("update", BACKENDS, index, error))
+    }
+
+    fn write_slots(&mut self, offset: u32, slots: &[Slot]) -> Result<(), DataplaneError> {
+        let arena = &mut self.tables.slots;
+        let written = arena.write(offset, slots);
+        written.ok_or_else(|| DataplaneError::OutOfArena {
+            offset,
+            len: slots.len(),
+            capacity: arena.len(),
+        })
+    }
+
+    fn slots(&self) -> &[Slot] {
+        self.tables.slots.as_slice()
+    }
+
+    fn put_frontend(
+        &mut self,
+        key: &FrontendKey,
+        frontend: &Frontend,
+    ) -> Result<(), DataplaneError> {
+        self.tables.frontends.put(key, frontend)
+    }
+
+    fn remove_frontend(&mut self, key: &FrontendKey) -> Result<(), DataplaneError> {
+        self.tables.frontends.remove(key)
+    }
+
+    fn put_interface(&mut self, ifindex: u32, interface: &Interface) -> Result<(), DataplaneError> {
+        self.tables.interfaces.put(&ifindex, interface)
+    }
+
+    fn remove_interface(&mut self, ifindex: u32) -> Result<(), DataplaneError> {
+        self.tables.interfaces.remove(&ifindex)
+    }
+
+    fn observe(&self) -> Result<Observation, DataplaneError> {
+        let tables = &self.tables;
+        let mut backends = BTreeMap::new();
+        for index in 0..tables.backends.len() {
+            let Raw(backend) = tables
+                .backends
+                .get(&index, 0)
+                .map_err(|error| failed("read", BACKENDS, index, error))?;
+            if backend.generation != 0 {
+                backends.insert(index, backend);
+            }
+        }
+        Ok(Observation {
+            frontends: tables.frontends.read()?,
+            backends,
+            interfaces: tables.interfaces.read()?,
+            frontends_max: tables.frontends.max_entries,
+            backends_max: tables.backends.len(),
+        })
+    }
+}
+
+impl BpfDataplane {
+    /// The connections, in no order. The programs go on meanwhile: some may be missed, others
+    /// come twice.
+    pub fn flows(&self) -> impl Iterator<Item = Result<(FlowKey, Flow), DataplaneError>> + '_ {
+        self.tables.flows.iter()
+    }
+
+    /// The elements of `COUNTERS`, each summed up over all CPUs.
+    ///
+    /// # Errors
+    ///
+    /// [`DataplaneError::Map`] if the kernel refuses.
+    pub fn counters(&self) -> Result<Vec<u64>, DataplaneError> {
+        let counters = &self.tables.counters;
+        let sum = |index| match counters.get(&index, 0) {
+            Ok(values) => Ok(values.iter().sum()),
+            Err(error) => Err(failed("read", COUNTERS, index, error)),
+        };
+        (0..counters.len()).map(sum).collect()
+    }
+}

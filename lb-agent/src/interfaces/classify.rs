@@ -1,0 +1,183 @@
+//! From what the kernel says about devices to their roles. Pure.
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use lb_common::{Addr, Interface, Role};
+
+use super::{Device, State};
+
+/// What matters of a device's kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// One end of a pair.
+    Veth,
+    /// vxlan or geneve.
+    Overlay,
+    /// Anything else: NICs, bridges, bonds, the loopback device.
+    Other,
+}
+
+/// What the kernel says about a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Interface index.
+    pub index: u32,
+    /// Name.
+    pub name: String,
+    /// Kind of device.
+    pub kind: Kind,
+    /// Whether its frames have an Ethernet header.
+    pub ethernet: bool,
+    /// Id of the other network namespace that the peer is in; none if it is in this one
+    /// (`IFLA_LINK_NETNSID`).
+    pub link_netnsid: Option<i32>,
+    /// Its addresses in the kernel's order.
+    pub addresses: Vec<AddressFacts>,
+}
+
+/// What the kernel says about an address of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AddressFacts {
+    /// The address itself.
+    pub ip: IpAddr,
+    /// Length of its prefix in bits.
+    pub prefix_len: u8,
+    /// Whether its scope is global.
+    pub global: bool,
+    /// Whether packets may carry it: neither tentative, nor a duplicate, nor deprecated.
+    pub usable: bool,
+    /// Whether it is an IPv4 alias or an IPv6 privacy address.
+    pub secondary: bool,
+    /// Whether it stays until somebody removes it (not so: DHCP, router advertisements).
+    pub permanent: bool,
+}
+
+/// Devices whose role a person has set.
+///
+/// Naming devices of a role turns off the search for others of that role.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Overrides {
+    /// Names of the uplinks.
+    pub uplinks: Vec<String>,
+    /// Names of the tunnels.
+    pub tunnels: Vec<String>,
+    /// What names of pod-side devices begin with.
+    pub pod_prefixes: Vec<String>,
+}
+
+/// Gives every device its role.
+///
+/// `default_routes` are the indexes of the devices of default routes, of both families.
+#[must_use]
+pub fn classify(links: &[Link], default_routes: &BTreeSet<u32>, overrides: &Overrides) -> State {
+    let mut state = State::default();
+    for link in links {
+        let role = overrides
+            .role(link)
+            .or_else(|| discovered(link, default_routes).filter(|role| overrides.searches(*role)));
+        let interface = role.and_then(|role| interface(link, role));
+        if let (Some(Role::Uplink), Some(interface)) = (role, interface) {
+            let primary = [interface.snat4, interface.snat6];
+            let known = primary.into_iter().filter(|a| *a != Addr::UNSPECIFIED);
+            state.node_addresses.extend(known.map(Addr::to_ip));
+        }
+        let device = Device {
+            name: link.name.clone(),
+            role,
+            interface,
+        };
+        state.devices.insert(link.index, device);
+    }
+    state
+}
+
+impl Overrides {
+    /// The role that a person has given to `link`.
+    fn role(&self, link: &Link) -> Option<Role> {
+        let is_pod = || self.pod_prefixes.iter().any(|p| link.name.starts_with(p));
+        if self.uplinks.contains(&link.name) {
+            Some(Role::Uplink)
+        } else if self.tunnels.contains(&link.name) {
+            Some(Role::Tunnel)
+        } else {
+            is_pod().then_some(Role::Pod)
+        }
+    }
+
+    /// Whether devices of `role` are searched for.
+    fn searches(&self, role: Role) -> bool {
+        match role {
+            Role::Pod => self.pod_prefixes.is_empty(),
+            Role::Uplink => self.uplinks.is_empty(),
+            Role::Tunnel => self.tunnels.is_empty(),
+        }
+    }
+}
+
+/// The role that `link` shows by itself.
+fn discovered(link: &Link, default_routes: &BTreeSet<u32>) -> Option<Role> {
+    // First: the uplink of a node that is itself a container is a veth, too.
+    if default_routes.contains(&link.index) {
+        return link.ethernet.then_some(Role::Uplink);
+    }
+    match link.kind {
+        Kind::Veth => link.link_netnsid.is_some().then_some(Role::Pod),
+        Kind::Overlay => Some(Role::Tunnel),
+        Kind::Other => None,
+    }
+}
+
+/// What the programs are to know about `link`.
+fn interface(link: &Link, role: Role) -> Option<Interface> {
+    let snat = |is_family: fn(&IpAddr) -> bool| {
+        primary(&link.addresses, is_family).map_or(Addr::UNSPECIFIED, Addr::from)
+    };
+    (role != Role::Pod).then(|| Interface {
+        snat4: snat(IpAddr::is_ipv4),
+        snat6: snat(IpAddr::is_ipv6),
+        role: role as u8,
+        pad: [0; 3],
+    })
+}
+
+/// The address of one family that the device's own packets carry.
+///
+/// Those of a subnet before single addresses, which are often VIPs that wander between nodes.
+/// Permanent ones before leases. Then the oldest: a new one must not break flows that are
+/// translated to another. The kernel lists the oldest IPv4 address first, and the oldest
+/// IPv6 address last.
+fn primary(addresses: &[AddressFacts], is_family: fn(&IpAddr) -> bool) -> Option<IpAddr> {
+    let rank = |a: &AddressFacts| (a.prefix_len < width(&a.ip), a.permanent);
+    let mut best: Option<&AddressFacts> = None;
+    for address in addresses.iter().filter(|a| is_family(&a.ip) && a.is_own()) {
+        let better = best.is_none_or(|best| match rank(address).cmp(&rank(best)) {
+            std::cmp::Ordering::Equal => address.ip.is_ipv6(),
+            order => order.is_gt(),
+        });
+        if better {
+            best = Some(address);
+        }
+    }
+    best.map(|a| a.ip)
+}
+
+/// Length of an address of this family in bits.
+fn width(ip: &IpAddr) -> u8 {
+    match ip {
+        IpAddr::V4(_) => Ipv4Addr::BITS as u8,
+        IpAddr::V6(_) => Ipv6Addr::BITS as u8,
+    }
+}
+
+impl AddressFacts {
+    /// Whether it can be the source of packets to other hosts.
+    fn is_own(&self) -> bool {
+        self.global && self.usable && !self.secondary
+    }
+}
+
+#[cfg(test)]
+mod tests;

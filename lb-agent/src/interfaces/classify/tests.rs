@@ -1,0 +1,224 @@
+use super::*;
+
+fn link(index: u32, name: &str, kind: Kind) -> Link {
+    Link {
+        index,
+        name: name.into(),
+        kind,
+        ethernet: name != "lo",
+        link_netnsid: None,
+        addresses: Vec::new(),
+    }
+}
+
+fn away(link: Link) -> Link {
+    Link {
+        link_netnsid: Some(0),
+        ..link
+    }
+}
+
+fn address(ip: &str, prefix_len: u8) -> AddressFacts {
+    AddressFacts {
+        ip: ip.parse().unwrap(),
+        prefix_len,
+        global: true,
+        usable: true,
+        secondary: false,
+        permanent: true,
+    }
+}
+
+#[track_caller]
+fn check_roles(default_routes: &[u32], overrides: &Overrides, expected: &[(&str, Option<Role>)]) {
+    let links = [
+        link(1, "lo", Kind::Other),
+        link(2, "eth0", Kind::Other),
+        away(link(3, "eth1", Kind::Veth)),
+        link(4, "cni0", Kind::Other),
+        away(link(5, "veth5", Kind::Veth)),
+        link(6, "veth6", Kind::Veth),
+        link(7, "flannel.1", Kind::Overlay),
+        Link {
+            ethernet: false,
+            ..link(8, "wg0", Kind::Other)
+        },
+    ];
+    let state = classify(&links, &default_routes.iter().copied().collect(), overrides);
+    let found: Vec<_> = state
+        .devices
+        .values()
+        .map(|d| (d.name.as_str(), d.role))
+        .filter(|(_, role)| role.is_some())
+        .collect();
+    assert_eq!(found, expected);
+}
+
+const POD: Option<Role> = Some(Role::Pod);
+const UPLINK: Option<Role> = Some(Role::Uplink);
+const TUNNEL: Option<Role> = Some(Role::Tunnel);
+
+#[test]
+fn device_of_the_default_route_is_the_uplink() {
+    let expected = [
+        ("eth0", UPLINK),
+        ("eth1", POD),
+        ("veth5", POD),
+        ("flannel.1", TUNNEL),
+    ];
+    check_roles(&[2], &Overrides::default(), &expected);
+}
+
+#[test]
+fn veth_of_the_default_route_is_an_uplink_and_no_pod() {
+    let expected = [("eth1", UPLINK), ("veth5", POD), ("flannel.1", TUNNEL)];
+    check_roles(&[3], &Overrides::default(), &expected);
+}
+
+#[test]
+fn both_families_may_have_different_uplinks() {
+    let expected = [
+        ("eth0", UPLINK),
+        ("eth1", UPLINK),
+        ("veth5", POD),
+        ("flannel.1", TUNNEL),
+    ];
+    check_roles(&[2, 3], &Overrides::default(), &expected);
+}
+
+#[test]
+fn default_route_through_a_device_without_ethernet_header_makes_no_uplink() {
+    let expected = [("eth1", POD), ("veth5", POD), ("flannel.1", TUNNEL)];
+    check_roles(&[8], &Overrides::default(), &expected);
+}
+
+#[test]
+fn named_uplink_ends_the_search_for_uplinks_only() {
+    let overrides = Overrides {
+        uplinks: vec!["cni0".into()],
+        ..Overrides::default()
+    };
+    let expected = [
+        ("eth1", POD),
+        ("cni0", UPLINK),
+        ("veth5", POD),
+        ("flannel.1", TUNNEL),
+    ];
+    check_roles(&[2], &overrides, &expected);
+}
+
+#[test]
+fn named_uplink_is_no_pod_although_its_peer_is_elsewhere() {
+    let overrides = Overrides {
+        uplinks: vec!["eth1".into()],
+        ..Overrides::default()
+    };
+    check_roles(
+        &[],
+        &overrides,
+        &[("eth1", UPLINK), ("veth5", POD), ("flannel.1", TUNNEL)],
+    );
+}
+
+#[test]
+fn named_tunnels_and_pod_prefixes_replace_the_search() {
+    let overrides = Overrides {
+        tunnels: vec!["eth0".into()],
+        pod_prefixes: vec!["veth".into()],
+        ..Overrides::default()
+    };
+    let expected = [("eth0", TUNNEL), ("veth5", POD), ("veth6", POD)];
+    check_roles(&[], &overrides, &expected);
+}
+
+#[track_caller]
+fn check_primary(addresses: &[AddressFacts], v4: Option<&str>, v6: Option<&str>) {
+    let uplink = Link {
+        addresses: addresses.to_vec(),
+        ..link(2, "eth0", Kind::Other)
+    };
+    let state = classify(&[uplink], &BTreeSet::from([2]), &Overrides::default());
+    let addr =
+        |ip: Option<&str>| ip.map_or(Addr::UNSPECIFIED, |ip| ip.parse::<IpAddr>().unwrap().into());
+    let expected = Interface {
+        snat4: addr(v4),
+        snat6: addr(v6),
+        role: Role::Uplink as u8,
+        pad: [0; 3],
+    };
+    assert_eq!(state.interfaces()[&2], expected);
+    let known = [v4, v6].into_iter().flatten().map(|ip| ip.parse().unwrap());
+    assert_eq!(state.node_addresses, known.collect());
+}
+
+#[test]
+fn first_v4_and_oldest_v6_address_are_primary() {
+    let addresses = [
+        address("192.0.2.1", 24),
+        address("192.0.2.2", 24),
+        address("2001:db8::2", 64),
+        address("2001:db8::1", 64),
+    ];
+    check_primary(&addresses, Some("192.0.2.1"), Some("2001:db8::1"));
+}
+
+#[test]
+fn device_without_addresses_has_unspecified_ones() {
+    check_primary(&[], None, None);
+}
+
+#[test]
+fn link_local_tentative_and_secondary_addresses_are_not_used() {
+    let addresses = [
+        AddressFacts {
+            global: false,
+            ..address("169.254.1.1", 16)
+        },
+        AddressFacts {
+            secondary: true,
+            ..address("192.0.2.2", 24)
+        },
+        AddressFacts {
+            usable: false,
+            ..address("2001:db8::1", 64)
+        },
+        AddressFacts {
+            global: false,
+            ..address("fe80::1", 64)
+        },
+    ];
+    check_primary(&addresses, None, None);
+}
+
+#[test]
+fn single_addresses_and_leases_are_second_choice() {
+    let lease = AddressFacts {
+        permanent: false,
+        ..address("192.0.2.9", 24)
+    };
+    let vip = address("192.0.2.100", 32);
+    let own = address("192.0.2.1", 24);
+    check_primary(&[vip, lease, own], Some("192.0.2.1"), None);
+    check_primary(&[vip, lease], Some("192.0.2.9"), None);
+    check_primary(&[vip], Some("192.0.2.100"), None);
+    let addresses = [address("2001:db8::1", 64), address("2001:db8::64", 128)];
+    check_primary(&addresses, None, Some("2001:db8::1"));
+}
+
+#[test]
+fn only_uplinks_and_tunnels_are_known_to_the_programs() {
+    let tunnel = Link {
+        addresses: vec![address("10.244.0.0", 32)],
+        ..link(7, "flannel.1", Kind::Overlay)
+    };
+    let links = [tunnel, away(link(5, "veth5", Kind::Veth))];
+    let state = classify(&links, &BTreeSet::new(), &Overrides::default());
+    let interfaces = state.interfaces();
+    assert_eq!(interfaces.keys().copied().collect::<Vec<_>>(), [7]);
+    assert_eq!(interfaces[&7].role, Role::Tunnel as u8);
+    assert_eq!(
+        interfaces[&7].snat4,
+        "10.244.0.0".parse::<IpAddr>().unwrap().into()
+    );
+    assert!(state.node_addresses.is_empty());
+}

@@ -1,0 +1,128 @@
+//! Reads devices, addresses and default routes from the kernel (rtnetlink).
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use futures::{StreamExt as _, TryStreamExt as _};
+use netlink_packet_route::{
+    address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope},
+    link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage},
+    route::{RouteAttribute, RouteHeader, RouteMessage, RouteType},
+};
+use rtnetlink::{Handle, RouteMessageBuilder};
+
+use super::classify::{AddressFacts, Kind, Link};
+
+/// Everything that the roles of devices depend on.
+#[derive(Debug)]
+pub(super) struct Dump {
+    pub(super) links: Vec<Link>,
+    pub(super) default_routes: BTreeSet<u32>,
+}
+
+/// Reads it all. Three tables one after the other: changes in between are told by the events
+/// that the caller has subscribed to before.
+pub(super) async fn dump(handle: &Handle) -> Result<Dump, rtnetlink::Error> {
+    let links: Vec<_> = handle.link().get().execute().try_collect().await?;
+    let messages: Vec<_> = handle.address().get().execute().try_collect().await?;
+    let mut addresses: BTreeMap<u32, Vec<AddressFacts>> = BTreeMap::new();
+    for message in messages {
+        if let Some(address) = address(&message) {
+            addresses
+                .entry(message.header.index)
+                .or_default()
+                .push(address);
+        }
+    }
+    Ok(Dump {
+        links: links.iter().map(|l| link(l, &mut addresses)).collect(),
+        default_routes: default_routes(handle).await?,
+    })
+}
+
+fn link(message: &LinkMessage, addresses: &mut BTreeMap<u32, Vec<AddressFacts>>) -> Link {
+    let index = message.header.index;
+    let mut link = Link {
+        index,
+        name: String::new(),
+        kind: Kind::Other,
+        ethernet: message.header.link_layer_type == LinkLayerType::Ether,
+        link_netnsid: None,
+        addresses: addresses.remove(&index).unwrap_or_default(),
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name.clone_from(name),
+            LinkAttribute::LinkNetNsId(id) => link.link_netnsid = Some(*id),
+            LinkAttribute::LinkInfo(infos) => link.kind = kind(infos),
+            _ => {}
+        }
+    }
+    link
+}
+
+fn kind(infos: &[LinkInfo]) -> Kind {
+    let mut kinds = infos.iter().filter_map(|info| match info {
+        LinkInfo::Kind(InfoKind::Veth) => Some(Kind::Veth),
+        LinkInfo::Kind(InfoKind::Vxlan | InfoKind::Geneve) => Some(Kind::Overlay),
+        _ => None,
+    });
+    kinds.next().unwrap_or(Kind::Other)
+}
+
+fn address(message: &AddressMessage) -> Option<AddressFacts> {
+    let (mut local, mut shown) = (None::<IpAddr>, None::<IpAddr>);
+    let mut flags = AddressFlags::from_bits_retain(u32::from(message.header.flags.bits()));
+    for attribute in &message.attributes {
+        match attribute {
+            // Of a point-to-point device, `Address` is the other end's.
+            AddressAttribute::Local(ip) => local = Some(*ip),
+            AddressAttribute::Address(ip) => shown = Some(*ip),
+            AddressAttribute::Flags(all) => flags = *all,
+            _ => {}
+        }
+    }
+    let unusable = AddressFlags::Tentative | AddressFlags::Dadfailed | AddressFlags::Deprecated;
+    Some(AddressFacts {
+        ip: local.or(shown)?,
+        prefix_len: message.header.prefix_len,
+        global: message.header.scope == AddressScope::Universe,
+        usable: !flags.intersects(unusable),
+        secondary: flags.contains(AddressFlags::Secondary),
+        permanent: flags.contains(AddressFlags::Permanent),
+    })
+}
+
+async fn default_routes(handle: &Handle) -> Result<BTreeSet<u32>, rtnetlink::Error> {
+    let v4 = RouteMessageBuilder::<Ipv4Addr>::new().build();
+    let v6 = RouteMessageBuilder::<Ipv6Addr>::new().build();
+    let routes = handle.route();
+    let mut messages = routes.get(v4).execute().chain(routes.get(v6).execute());
+    let mut devices = BTreeSet::new();
+    while let Some(message) = messages.try_next().await? {
+        devices.extend(default_route(&message));
+    }
+    Ok(devices)
+}
+
+/// The devices of `message` if it is a default route of the main table.
+fn default_route(message: &RouteMessage) -> Vec<u32> {
+    let header = &message.header;
+    if header.destination_prefix_length != 0
+        || header.table != RouteHeader::RT_TABLE_MAIN
+        || header.kind != RouteType::Unicast
+    {
+        return Vec::new();
+    }
+    let devices = message
+        .attributes
+        .iter()
+        .flat_map(|attribute| match attribute {
+            RouteAttribute::Oif(index) => vec![*index],
+            RouteAttribute::MultiPath(hops) => hops.iter().map(|h| h.interface_index).collect(),
+            _ => Vec::new(),
+        });
+    devices.collect()
+}

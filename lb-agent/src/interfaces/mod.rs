@@ -1,0 +1,59 @@
+//! The network devices of this node, and what each of them is to the load balancer.
+//!
+//! Devices are found, not configured: [`classify`] decides from what the kernel says about them
+//! (and from a few [`Overrides`]), [`watch`] follows the kernel's changes.
+
+mod classify;
+mod dump;
+mod watch;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use lb_common::{Interface, Role};
+
+pub use self::{
+    classify::{AddressFacts, Kind, Link, Overrides, classify},
+    watch::{Error, watch},
+};
+
+/// Every device of the network namespace, and what it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct State {
+    /// All devices by interface index, those without a role too.
+    pub devices: BTreeMap<u32, Device>,
+    /// The uplinks' primary addresses: the node's own, where nothing else names them.
+    pub node_addresses: BTreeSet<IpAddr>,
+}
+
+/// A network device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// Its name; may change while the index stays.
+    pub name: String,
+    /// What it is to the load balancer, if anything.
+    pub role: Option<Role>,
+    /// What the kernel programs know about it: uplinks and tunnels only.
+    pub interface: Option<Interface>,
+}
+
+impl State {
+    /// Indexes of the devices that have `role`.
+    pub fn with_role(&self, role: Role) -> impl Iterator<Item = u32> + '_ {
+        self.devices
+            .iter()
+            .filter(move |(_, device)| device.role == Some(role))
+            .map(|(&index, _)| index)
+    }
+
+    /// What `INTERFACES` is to hold: the uplinks and tunnels by interface index.
+    #[must_use]
+    pub fn interfaces(&self) -> BTreeMap<u32, Interface> {
+        self.devices
+            .iter()
+            .filter_map(|(&index, device)| Some((index, device.interface?)))
+            .collect()
+    }
+}

@@ -1,0 +1,212 @@
+//! Following the devices of a network namespace of the test's own. Needs root.
+
+use std::{
+    io::{Read as _, Write as _},
+    process::Command,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use lb_agent::interfaces::{Overrides, State, watch};
+use lb_common::{Addr, Role};
+use nix::sched::{CloneFlags, unshare};
+use tokio::sync::watch::Receiver;
+
+/// Runs `test` in a fresh network namespace, which ends with the thread.
+fn in_namespace(test: impl AsyncFnOnce() + Send + 'static) {
+    let body = move || {
+        unshare(CloneFlags::CLONE_NEWNET).expect("this test needs root");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(test());
+    };
+    if let Err(panic) = thread::spawn(body).join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+fn ip(arguments: &str) {
+    let status = Command::new("ip")
+        .args(arguments.split_whitespace())
+        .status()
+        .unwrap();
+    assert!(status.success(), "ip {arguments}");
+}
+
+/// Waits until `condition` holds; returns how long that took.
+#[track_caller]
+fn until(
+    states: &mut Receiver<Arc<State>>,
+    what: &'static str,
+    condition: impl Fn(&State) -> bool,
+) -> impl Future<Output = Duration> {
+    let start = Instant::now();
+    async move {
+        let deadline = Duration::from_secs(5);
+        let wait = tokio::time::timeout(deadline, states.wait_for(|state| condition(state)));
+        let seen = wait
+            .await
+            .map(|state| drop(state.expect("the watch goes on")));
+        assert!(seen.is_ok(), "not in time: {what}; {:#?}", states.borrow());
+        start.elapsed()
+    }
+}
+
+fn role(state: &State, name: &str) -> Option<Role> {
+    let device = state.devices.values().find(|d| d.name == name);
+    device.and_then(|d| d.role)
+}
+
+fn has(state: &State, name: &str) -> bool {
+    state.devices.values().any(|d| d.name == name)
+}
+
+/// A process that holds another network namespace open.
+struct Namespace(std::process::Child);
+
+impl Namespace {
+    fn new() -> Self {
+        // `cat` starts only after the namespace exists, and echoes what it gets.
+        let mut child = Command::new("unshare")
+            .args(["--net", "cat"])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
+        child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+        Self(child)
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+#[test]
+fn pod_veths_are_seen_as_they_come_and_go() {
+    in_namespace(async || {
+        let mut states = watch(Overrides::default()).await.unwrap();
+        assert!(has(&states.borrow(), "lo"));
+
+        let pod = Namespace::new();
+        let mut fastest = Duration::MAX;
+        for _ in 0..5 {
+            ip(&format!(
+                "link add pod1 type veth peer name eth0 netns {}",
+                pod.0.id()
+            ));
+            let took = until(&mut states, "pod1 is a pod's", |s| {
+                role(s, "pod1") == Some(Role::Pod)
+            })
+            .await;
+            fastest = fastest.min(took);
+            ip("link del pod1");
+            until(&mut states, "pod1 is gone", |s| !has(s, "pod1")).await;
+        }
+        assert!(
+            fastest < Duration::from_millis(50),
+            "seen after {fastest:?}"
+        );
+    });
+}
+
+#[test]
+fn veth_becomes_a_pods_when_its_peer_moves_away() {
+    in_namespace(async || {
+        let mut states = watch(Overrides::default()).await.unwrap();
+        ip("link add pod1 type veth peer name eth0");
+        until(&mut states, "pod1 is there", |s| has(s, "pod1")).await;
+        assert_eq!(role(&states.borrow(), "pod1"), None);
+
+        let pod = Namespace::new();
+        ip(&format!("link set eth0 netns {}", pod.0.id()));
+        until(&mut states, "pod1 is a pod's", |s| {
+            role(s, "pod1") == Some(Role::Pod)
+        })
+        .await;
+
+        drop(pod);
+        until(&mut states, "pod1 is gone with its peer", |s| {
+            !has(s, "pod1")
+        })
+        .await;
+    });
+}
+
+#[test]
+fn default_route_and_addresses_make_an_uplink() {
+    in_namespace(async || {
+        let mut states = watch(Overrides::default()).await.unwrap();
+        ip("link add up0 type veth peer name up1");
+        ip("link set up1 up");
+        ip("link set up0 up");
+        ip("address add 192.0.2.1/24 dev up0");
+        ip("address add 2001:db8::1/64 dev up0 nodad");
+        ip("route add default via 192.0.2.254");
+        until(&mut states, "up0 is an uplink", |s| {
+            role(s, "up0") == Some(Role::Uplink)
+        })
+        .await;
+        let v4: Addr = std::net::Ipv4Addr::new(192, 0, 2, 1).into();
+        let v6: Addr = "2001:db8::1".parse::<std::net::Ipv6Addr>().unwrap().into();
+        until(&mut states, "both addresses are known", |s| {
+            s.interfaces()
+                .values()
+                .any(|i| (i.snat4, i.snat6) == (v4, v6))
+        })
+        .await;
+        assert_eq!(
+            states.borrow().node_addresses,
+            [v4.to_ip(), v6.to_ip()].into()
+        );
+
+        ip("route del default");
+        until(&mut states, "up0 has no role", |s| role(s, "up0").is_none()).await;
+
+        ip("-6 route add default nexthop via 2001:db8::2 dev up0 nexthop via 2001:db8::3 dev up0");
+        until(&mut states, "up0 is an uplink for IPv6", |s| {
+            role(s, "up0") == Some(Role::Uplink)
+        })
+        .await;
+    });
+}
+
+#[test]
+fn tunnel_is_found_by_its_kind() {
+    in_namespace(async || {
+        let mut states = watch(Overrides::default()).await.unwrap();
+        ip("link add over0 type vxlan id 7 dstport 4789");
+        until(&mut states, "over0 is a tunnel", |s| {
+            role(s, "over0") == Some(Role::Tunnel)
+        })
+        .await;
+    });
+}
+
+#[test]
+fn storm_of_devices_ends_in_the_true_state() {
+    in_namespace(async || {
+        let mut states = watch(Overrides::default()).await.unwrap();
+        let mut batch = String::new();
+        for i in 0..60 {
+            batch += &format!("link add a{i} type veth peer name b{i}\n");
+        }
+        for i in 0..59 {
+            batch += &format!("link del a{i}\n");
+        }
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), batch).unwrap();
+        ip(&format!("-batch {}", file.path().display()));
+        until(&mut states, "only the last pair is left", |s| {
+            has(s, "a59") && s.devices.len() == 3
+        })
+        .await;
+    });
+}
