@@ -3,6 +3,8 @@
 //! `source` → [`model`] → `desired` → `reconcile` → [`dataplane`]; see `ARCHITECTURE.md`.
 #![warn(missing_docs)]
 
+pub mod agent;
+pub mod cli;
 pub mod dataplane;
 pub mod desired;
 pub mod interfaces;

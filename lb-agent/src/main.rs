@@ -1,3 +1,40 @@
 //! The `lb-agent` binary.
 
-fn main() {}
+use std::io::{self, Write as _};
+
+use anyhow::{Context as _, Result};
+use clap::Parser as _;
+use lb_agent::{
+    agent,
+    cli::{Cli, Command},
+};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+fn main() -> Result<()> {
+    match Cli::parse().command {
+        Command::Run(args) => run(args.options()?),
+        Command::Counters(args) => {
+            writeln!(io::stdout(), "{}", args.table()?).context("write the table")
+        }
+    }
+}
+
+#[tokio::main]
+async fn run(options: agent::Options) -> Result<()> {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .init();
+    let mut terminated = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut interrupted = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    let stop = async {
+        tokio::select! {
+            _ = terminated.recv() => {}
+            _ = interrupted.recv() => {}
+        }
+    };
+    agent::run(options, stop).await?;
+    Ok(())
+}

@@ -161,3 +161,29 @@ pub struct Node {
     /// Neither being deleted nor about to be removed by the cluster autoscaler (item 55).
     pub eligible: bool,
 }
+
+/// Something in an object that cannot be used; everything else is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Rejection {
+    /// Where it is: kind, namespace and name, and for manifests the file and the document.
+    pub object: String,
+    /// Path of the field, or the position in the file; empty if the whole object is meant.
+    pub field: String,
+    /// What is wrong with it, and what to do.
+    pub reason: String,
+}
+
+impl fmt::Display for Rejection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            object,
+            field,
+            reason,
+        } = self;
+        if field.is_empty() {
+            write!(f, "{object}: {reason}")
+        } else {
+            write!(f, "{object}: {field}: {reason}")
+        }
+    }
+}

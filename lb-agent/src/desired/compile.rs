@@ -218,7 +218,8 @@ impl Compiler<'_> {
 
     fn reject(&mut self, object: &ObjectName, reason: String) {
         self.rejections.insert(Rejection {
-            object: object.to_string(),
+            object: format!("Service {object}"),
+            field: String::new(),
             reason,
         });
     }

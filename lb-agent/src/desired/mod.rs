@@ -17,6 +17,7 @@ pub use self::{
     ids::{Full, Ids},
 };
 use crate::model::ObjectName;
+pub use crate::model::Rejection;
 
 /// The content of the maps, before it is laid out in them.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -117,19 +118,4 @@ pub struct NodeView {
     pub localhost_node_ports: bool,
     /// Devices that packets leave by with the node's own address, by index.
     pub interfaces: BTreeMap<u32, Interface>,
-}
-
-/// Something of an object that cannot be served; everything else is.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Rejection {
-    /// The object, `namespace/name`.
-    pub object: String,
-    /// What is wrong, and what to do.
-    pub reason: String,
-}
-
-impl fmt::Display for Rejection {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.object, self.reason)
-    }
 }

@@ -169,6 +169,7 @@ impl Planner<'_> {
         }
         self.rejections.push(Rejection {
             object: port.name.to_string(),
+            field: String::new(),
             reason: reason.to_owned(),
         });
     }

@@ -4,12 +4,13 @@
 //! same thing: a [`Snapshot`], whole and new for each change. Neither publishes anything before
 //! it has seen everything once, so that a restart never looks like an empty cluster (item 11).
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::model::Model;
+pub use crate::model::Rejection;
 
 mod address;
 pub mod kubernetes;
@@ -24,32 +25,6 @@ pub struct Snapshot {
     pub model: Arc<Model>,
     /// What could not be understood, and was left out.
     pub rejections: Vec<Rejection>,
-}
-
-/// Something in an object that could not be used.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Rejection {
-    /// Where it is: kind, namespace and name, and for manifests the file and the document.
-    pub object: String,
-    /// Path of the field, or the position in the file; empty if the whole object is meant.
-    pub field: String,
-    /// What is wrong with it, and what to do.
-    pub reason: String,
-}
-
-impl fmt::Display for Rejection {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            object,
-            field,
-            reason,
-        } = self;
-        if field.is_empty() {
-            write!(f, "{object}: {reason}")
-        } else {
-            write!(f, "{object}: {field}: {reason}")
-        }
-    }
 }
 
 /// Where a source publishes; `None` until it has seen everything once.

@@ -1,6 +1,6 @@
 //! Reads and writes the maps.
 
-use std::{collections::BTreeMap, fmt::Display, os::fd::AsFd as _};
+use std::{collections::BTreeMap, fmt::Display, os::fd::AsFd as _, path::Path};
 
 use aya::{
     Ebpf,
@@ -8,13 +8,14 @@ use aya::{
 };
 use lb_common::{
     Backend, Flow, FlowKey, Frontend, FrontendKey, Interface, Slot,
-    maps::{BACKENDS, COUNTERS, FLOWS, FRONTENDS, INTERFACES, SLOTS},
+    maps::{BACKENDS, COUNTERS, FLOWS, FRONTENDS, INTERFACES, LAYOUT_VERSION, SLOTS},
 };
 
 use super::{
     BpfDataplane,
     arena::Arena,
     error::{Error, is_absent},
+    pins::Pins,
 };
 use crate::dataplane::{Dataplane, Error as DataplaneError, Observation};
 
@@ -235,4 +236,23 @@ impl BpfDataplane {
         };
         (0..counters.len()).map(sum).collect()
     }
+}
+
+/// The elements of `COUNTERS` that are pinned below `pin_dir`, each summed up over all CPUs.
+///
+/// # Errors
+///
+/// [`Error::Map`] if there is no such map, or it cannot be read.
+pub fn pinned_counters(pin_dir: &Path) -> Result<Vec<u64>, Error> {
+    let path = Pins::at(pin_dir, LAYOUT_VERSION).map(COUNTERS);
+    let data = MapData::from_pin(path).map_err(|source| unusable(COUNTERS, source))?;
+    let counters: PerCpuArray<_, u64> = Map::PerCpuArray(data)
+        .try_into()
+        .map_err(|source| unusable(COUNTERS, source))?;
+    (0..counters.len())
+        .map(|index| match counters.get(&index, 0) {
+            Ok(values) => Ok(values.iter().sum()),
+            Err(source) => Err(unusable(COUNTERS, source)),
+        })
+        .collect()
 }

@@ -26,6 +26,7 @@ pub use self::{
     attach::Synced,
     error::Error,
     layout::Difference,
+    maps::pinned_counters,
     plan::{Attachment, Hook, XdpMode},
 };
 use self::{maps::Tables, pins::Pins};

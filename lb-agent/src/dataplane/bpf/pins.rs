@@ -17,6 +17,7 @@ use super::error::Error;
 /// Where this layout's maps and links are pinned.
 #[derive(Clone, Debug)]
 pub(super) struct Pins {
+    layout: PathBuf,
     maps: PathBuf,
     links: PathBuf,
 }
@@ -28,16 +29,22 @@ impl Pins {
     /// nobody else could have put it there.
     pub(super) fn open(directory: &Path, version: u32) -> Result<Self, Error> {
         check_bpffs(directory)?;
-        let layout = directory.join(format!("v{version}"));
-        let pins = Self {
-            maps: layout.join("maps"),
-            links: layout.join("links"),
-        };
-        for path in [directory, &layout, &pins.maps, &pins.links] {
+        let pins = Self::at(directory, version);
+        for path in [directory, &pins.layout, &pins.maps, &pins.links] {
             create(path)?;
             check_owner(path)?;
         }
         Ok(pins)
+    }
+
+    /// The places of pins below `directory`, whether or not anything is there.
+    pub(super) fn at(directory: &Path, version: u32) -> Self {
+        let layout = directory.join(format!("v{version}"));
+        Self {
+            maps: layout.join("maps"),
+            links: layout.join("links"),
+            layout,
+        }
     }
 
     /// Directory of the maps' pins.

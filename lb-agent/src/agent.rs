@@ -1,0 +1,307 @@
+//! The agent: a loop that follows the sources and the devices, and keeps the maps in step.
+
+use std::{
+    collections::BTreeSet,
+    future::Future,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use lb_common::{
+    DatapathConfig,
+    maps::{self, MapSpec},
+};
+use tokio::{sync::watch, task::JoinHandle, time};
+use tracing::{debug, error, info, warn};
+
+use crate::{
+    dataplane::{
+        self,
+        bpf::{self, BpfDataplane, XdpMode, kernel},
+    },
+    desired::NodeView,
+    interfaces::{self, Overrides},
+    model::Rejection,
+    object,
+    reconcile::Reconciler,
+    source::{self, Snapshot, kubernetes, manifest},
+};
+
+/// How long to wait before what failed is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What the agent is to do.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Name of this node; endpoints with this name are local.
+    pub node_name: String,
+    /// Where Services come from.
+    pub source: Source,
+    /// Directory of the pins, on a BPF file system.
+    pub pin_dir: PathBuf,
+    /// The cgroup whose processes' sockets are translated; none turns that off.
+    pub cgroup: Option<PathBuf>,
+    /// Whether only processes in the agent's own network namespace are concerned by that.
+    pub own_namespace_only: bool,
+    /// Where XDP runs.
+    pub xdp: XdpMode,
+    /// Devices that are not what they look like.
+    pub overrides: Overrides,
+    /// Capacities of the maps.
+    pub capacities: Capacities,
+}
+
+/// Where Services come from.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// A cluster; by this kubeconfig, or from within it.
+    Kubernetes(Option<PathBuf>),
+    /// Manifests: a file, a directory, or `-` for standard input.
+    Manifests(PathBuf),
+}
+
+/// Capacities of the maps, in elements.
+#[derive(Clone, Copy, Debug)]
+pub struct Capacities {
+    /// Frontends: addresses and ports that clients dial.
+    pub frontends: u32,
+    /// Backends, those that are gone but may have flows included.
+    pub backends: u32,
+    /// The arena of look-up tables: at least 128 for each Service port and family.
+    pub slots: u32,
+    /// Connections.
+    pub flows: u32,
+}
+
+impl Default for Capacities {
+    fn default() -> Self {
+        Self {
+            frontends: maps::FRONTENDS_MAX as u32,
+            backends: maps::BACKENDS_MAX as u32,
+            slots: maps::SLOTS_MAX as u32,
+            flows: maps::FLOWS_MAX as u32,
+        }
+    }
+}
+
+impl Capacities {
+    /// The maps with these capacities.
+    #[must_use]
+    pub fn specs(&self) -> Vec<MapSpec> {
+        let capacity = |spec: &MapSpec| match spec.name {
+            maps::FRONTENDS => self.frontends,
+            maps::BACKENDS => self.backends,
+            maps::SLOTS => self.slots,
+            maps::FLOWS => self.flows,
+            _ => spec.max_entries,
+        };
+        maps::SPECS
+            .iter()
+            .map(|spec| MapSpec {
+                max_entries: capacity(spec),
+                ..*spec
+            })
+            .collect()
+    }
+}
+
+/// Why the agent cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The kernel does not say what the programs need to know.
+    #[error("ask the kernel about itself")]
+    Kernel(#[from] kernel::Error),
+    /// The programs cannot be put in place.
+    #[error("put the kernel programs in place")]
+    Bpf(#[from] bpf::Error),
+    /// The maps cannot be read.
+    #[error("read what the maps hold")]
+    Observe(#[from] dataplane::Error),
+    /// The devices cannot be followed.
+    #[error("follow the network devices")]
+    Interfaces(#[from] interfaces::Error),
+    /// The cluster cannot be reached at all.
+    #[error("connect to the cluster")]
+    Kubernetes(#[from] kubernetes::Error),
+    /// The manifests cannot be used at all.
+    #[error("read the manifests")]
+    Manifests(#[from] manifest::Error),
+    /// The task of the source has ended, which it must not.
+    #[error("the source of Services has ended: {0}")]
+    SourceEnded(String),
+}
+
+/// Runs until `stop` resolves. What has been put in place stays: traffic goes on without us.
+///
+/// # Errors
+///
+/// [`Error`], at the start or when the source ends; what was in place stays then, too.
+pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<(), Error> {
+    let dataplane = bpf::open(object::LB, &bpf_options(&options)?)?;
+    let devices = interfaces::watch(options.overrides.clone()).await?;
+    let (sender, snapshots) = source::channel();
+    let source = start_source(&options, sender).await?;
+    let mut agent = Agent {
+        node_name: options.node_name,
+        reconciler: Reconciler::new(dataplane)?,
+        devices,
+        snapshots,
+        rejected: BTreeSet::new(),
+        first: true,
+    };
+    info!(node = agent.node_name, "the kernel programs are in place");
+    tokio::select! {
+        () = stop => {
+            info!("stopping; the kernel programs go on serving");
+            Ok(())
+        }
+        ended = source => Err(match ended {
+            Ok(Err(error)) => error.into(),
+            Ok(Ok(())) => Error::SourceEnded("no reason given".into()),
+            Err(error) => Error::SourceEnded(error.to_string()),
+        }),
+        () = agent.follow() => Err(Error::SourceEnded("its channel is closed".into())),
+    }
+}
+
+fn bpf_options(options: &Options) -> Result<bpf::Options, Error> {
+    let netns_cookie = if options.own_namespace_only {
+        kernel::netns_cookie()?
+    } else {
+        0
+    };
+    Ok(bpf::Options {
+        pin_dir: options.pin_dir.clone(),
+        cgroup: options.cgroup.clone(),
+        xdp: options.xdp,
+        maps: options.capacities.specs(),
+        config: DatapathConfig {
+            netns_cookie,
+            ticks_per_second: kernel::ticks_per_second()?,
+            ..DatapathConfig::DEFAULT
+        },
+    })
+}
+
+async fn start_source(
+    options: &Options,
+    sender: source::Sender,
+) -> Result<JoinHandle<Result<(), manifest::Error>>, Error> {
+    Ok(match &options.source {
+        Source::Kubernetes(kubeconfig) => {
+            let source =
+                kubernetes::Kubernetes::connect(kubeconfig.as_deref(), &options.node_name).await?;
+            tokio::spawn(async move {
+                source.run(sender).await;
+                Ok(())
+            })
+        }
+        Source::Manifests(path) => {
+            let source = manifest::Manifests::new(path, &options.node_name);
+            tokio::spawn(source.run(sender))
+        }
+    })
+}
+
+struct Agent {
+    node_name: String,
+    reconciler: Reconciler<BpfDataplane>,
+    devices: watch::Receiver<Arc<interfaces::State>>,
+    snapshots: source::Receiver,
+    /// What was rejected last time: said once.
+    rejected: BTreeSet<Rejection>,
+    /// Whether nothing has been reconciled yet.
+    first: bool,
+}
+
+impl Agent {
+    /// Reconciles with every change, and again after a failure, until the source is gone.
+    async fn follow(&mut self) {
+        loop {
+            let devices = self.devices.borrow_and_update().clone();
+            let snapshot = self.snapshots.borrow_and_update().clone();
+            let done = self.attach(&devices) & self.reconcile(snapshot.as_deref(), &devices);
+            let retry = async {
+                if done {
+                    std::future::pending::<()>().await;
+                }
+                time::sleep(RETRY).await;
+            };
+            tokio::select! {
+                changed = self.snapshots.changed() => if changed.is_err() { return },
+                changed = self.devices.changed() => if changed.is_err() { return },
+                () = retry => debug!("trying again what failed"),
+            }
+        }
+    }
+
+    /// Puts the programs on the devices. False if that has to be tried again.
+    fn attach(&mut self, devices: &interfaces::State) -> bool {
+        let synced = self.reconciler.dataplane().sync_attachments(devices);
+        let name = |ifindex: u32| devices.devices.get(&ifindex).map(|d| d.name.as_str());
+        for attachment in synced.attached.iter().chain(&synced.replaced) {
+            debug!(%attachment, device = name(attachment.ifindex), "attached");
+        }
+        for failure in &synced.failed {
+            error!(
+                error = failure as &dyn std::error::Error,
+                "cannot attach to a device; trying again"
+            );
+        }
+        synced.failed.is_empty()
+    }
+
+    /// Brings the maps in step. False if that has to be tried again. Nothing is written before
+    /// the source has seen everything once (item 11).
+    fn reconcile(&mut self, snapshot: Option<&Snapshot>, devices: &interfaces::State) -> bool {
+        let Some(snapshot) = snapshot else {
+            return true;
+        };
+        let node = node_view(&self.node_name, snapshot, devices);
+        let started = Instant::now();
+        match self.reconciler.reconcile(&snapshot.model, &node, started) {
+            Ok(outcome) => {
+                let took = started.elapsed();
+                if self.first || outcome.operations > 0 {
+                    let services = snapshot.model.services.len();
+                    let operations = outcome.operations;
+                    info!(services, operations, ?took, "in step with the source");
+                }
+                self.first = false;
+                self.report(outcome.rejections.into_iter().collect());
+                true
+            }
+            Err(failure) => {
+                error!(
+                    error = &failure as &dyn std::error::Error,
+                    "cannot write the maps; trying again"
+                );
+                false
+            }
+        }
+    }
+
+    /// Says once what cannot be served.
+    fn report(&mut self, rejections: BTreeSet<Rejection>) {
+        for rejection in rejections.difference(&self.rejected) {
+            warn!("{rejection}");
+        }
+        self.rejected = rejections;
+    }
+}
+
+/// This node by its own object, or where there is none, by its devices.
+fn node_view(name: &str, snapshot: &Snapshot, devices: &interfaces::State) -> NodeView {
+    let internal_ips = snapshot.model.node.as_ref().map(|node| &node.internal_ips);
+    let node_port_addresses = match internal_ips {
+        Some(ips) if !ips.is_empty() => ips.iter().copied().collect(),
+        _ => devices.node_addresses.clone(),
+    };
+    NodeView {
+        name: name.to_owned(),
+        node_port_addresses,
+        localhost_node_ports: true,
+        interfaces: devices.interfaces(),
+    }
+}

@@ -1,0 +1,226 @@
+//! `lb-agent run`.
+
+use std::{fs, path::PathBuf};
+
+use clap::{Args, ValueEnum};
+use lb_common::maps;
+
+use crate::{
+    agent::{Capacities, Options, Source},
+    dataplane::bpf::XdpMode,
+    interfaces::Overrides,
+};
+
+/// Flags of `lb-agent run`.
+#[derive(Args, Debug)]
+pub struct RunArgs {
+    /// Name of this node, as its endpoints have it [default: the host name].
+    #[arg(long, env = "NODE_NAME")]
+    node_name: Option<String>,
+
+    /// Read Services from manifests: a file, a directory, or - for standard input.
+    #[arg(long, value_name = "PATH", conflicts_with = "kubeconfig")]
+    manifests: Option<PathBuf>,
+
+    /// Read Services from the cluster of this kubeconfig [default: the cluster around us].
+    #[arg(long, value_name = "FILE", env = "KUBECONFIG")]
+    kubeconfig: Option<PathBuf>,
+
+    /// Directory of the pinned maps and programs, on a BPF file system.
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/lb")]
+    pin_dir: PathBuf,
+
+    /// Whose sockets are translated when they connect.
+    #[arg(long, value_enum, default_value_t)]
+    socket_lb: SocketLb,
+
+    /// Control group (version 2) that holds those processes [default: the root of all].
+    #[arg(long, value_name = "DIR")]
+    cgroup: Option<PathBuf>,
+
+    /// Where XDP runs on uplinks.
+    #[arg(long, value_enum, default_value_t)]
+    xdp: Xdp,
+
+    /// Treat this device as an uplink; may be repeated [default: those of default routes].
+    #[arg(long = "uplink", value_name = "DEVICE")]
+    uplinks: Vec<String>,
+
+    /// Treat this device as a tunnel; may be repeated [default: vxlan and geneve devices].
+    #[arg(long = "tunnel", value_name = "DEVICE")]
+    tunnels: Vec<String>,
+
+    /// Treat devices whose name begins so as pods; may be repeated [default: veths whose peer
+    /// is in another network namespace].
+    #[arg(long = "pod-interface", value_name = "PREFIX")]
+    pod_interfaces: Vec<String>,
+
+    /// Capacity for frontends: addresses and ports that clients dial.
+    #[arg(long, value_name = "N", default_value_t = maps::FRONTENDS_MAX as u32)]
+    frontends_max: u32,
+
+    /// Capacity for backends.
+    #[arg(long, value_name = "N", default_value_t = maps::BACKENDS_MAX as u32)]
+    backends_max: u32,
+
+    /// Capacity for look-up tables, in slots of 8 bytes.
+    #[arg(long, value_name = "N", default_value_t = maps::SLOTS_MAX as u32)]
+    slots_max: u32,
+
+    /// Capacity for connections.
+    #[arg(long, value_name = "N", default_value_t = maps::FLOWS_MAX as u32)]
+    flows_max: u32,
+}
+
+/// Whose sockets are translated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum SocketLb {
+    /// Processes in the node's own network namespace.
+    #[default]
+    Node,
+    /// Those of pods, too.
+    All,
+    /// Nobody's.
+    Off,
+}
+
+/// Where XDP runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Xdp {
+    /// In the driver, and where it cannot, in the stack.
+    #[default]
+    Native,
+    /// In the stack.
+    Generic,
+    /// Nowhere.
+    Off,
+}
+
+/// A command line that makes no sense on this machine.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The host name is needed and cannot be read.
+    #[error("read the host name; say --node-name")]
+    HostName(#[source] nix::Error),
+    /// There is no control group to attach to.
+    #[error("no cgroup2 file system is mounted; mount one, or say --socket-lb off")]
+    NoCgroup,
+}
+
+impl RunArgs {
+    /// What the flags ask for.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] where a default cannot be found out.
+    pub fn options(self) -> Result<Options, Error> {
+        let cgroup = match (self.socket_lb, self.cgroup) {
+            (SocketLb::Off, _) => None,
+            (_, Some(cgroup)) => Some(cgroup),
+            (_, None) => Some(cgroup_root().ok_or(Error::NoCgroup)?),
+        };
+        let node_name = match self.node_name {
+            Some(name) => name,
+            None => host_name()?,
+        };
+        Ok(Options {
+            // Kubernetes' node names are DNS names, in lower case.
+            node_name: node_name.to_lowercase(),
+            source: match self.manifests {
+                Some(path) => Source::Manifests(path),
+                None => Source::Kubernetes(self.kubeconfig),
+            },
+            pin_dir: self.pin_dir,
+            cgroup,
+            own_namespace_only: self.socket_lb == SocketLb::Node,
+            xdp: match self.xdp {
+                Xdp::Native => XdpMode::Native,
+                Xdp::Generic => XdpMode::Generic,
+                Xdp::Off => XdpMode::Off,
+            },
+            overrides: Overrides {
+                uplinks: self.uplinks,
+                tunnels: self.tunnels,
+                pod_prefixes: self.pod_interfaces,
+            },
+            capacities: Capacities {
+                frontends: self.frontends_max,
+                backends: self.backends_max,
+                slots: self.slots_max,
+                flows: self.flows_max,
+            },
+        })
+    }
+}
+
+fn host_name() -> Result<String, Error> {
+    let name = nix::unistd::gethostname().map_err(Error::HostName)?;
+    Ok(name.to_string_lossy().into_owned())
+}
+
+/// Where the version 2 hierarchy of control groups is mounted.
+fn cgroup_root() -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
+    mount_point(&mounts, "cgroup2")
+}
+
+fn mount_point(mounts: &str, kind: &str) -> Option<PathBuf> {
+    mounts.lines().find_map(|line| {
+        let mut fields = line.split(' ').skip(1);
+        let (place, found) = (fields.next()?, fields.next()?);
+        (found == kind).then(|| place.into())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+
+    fn options(flags: &[&str]) -> Options {
+        let line = ["lb-agent", "run", "--node-name", "Node1", "--cgroup", "/c"];
+        let cli = Cli::try_parse_from(line.iter().chain(flags)).expect("good flags");
+        let Command::Run(args) = cli.command else {
+            panic!("it says run");
+        };
+        args.options().expect("nothing is asked of the machine")
+    }
+
+    #[test]
+    fn node_names_are_lower_case() {
+        assert_eq!(options(&[]).node_name, "node1");
+    }
+
+    #[test]
+    fn sockets_of_the_node_are_translated_unless_told_otherwise() {
+        let cgroup = Some(PathBuf::from("/c"));
+        assert_eq!(options(&[]).cgroup, cgroup);
+        assert!(options(&[]).own_namespace_only);
+        assert_eq!(options(&["--socket-lb", "all"]).cgroup, cgroup);
+        assert!(!options(&["--socket-lb", "all"]).own_namespace_only);
+        assert_eq!(options(&["--socket-lb", "off"]).cgroup, None);
+    }
+
+    #[test]
+    fn two_sources_at_once_are_refused() {
+        let line = ["lb-agent", "run", "--manifests", "a", "--kubeconfig", "b"];
+        assert!(Cli::try_parse_from(line).is_err());
+    }
+
+    #[test]
+    fn capacities_are_those_of_the_flags() {
+        let specs = options(&["--flows-max", "77"]).capacities.specs();
+        let flows = specs.iter().find(|spec| spec.name == maps::FLOWS);
+        assert_eq!(flows.map(|spec| spec.max_entries), Some(77));
+    }
+
+    #[test]
+    fn a_hybrid_cgroup_hierarchy_has_its_root_elsewhere() {
+        let mounts = "tmpfs /sys/fs/cgroup tmpfs rw 0 0\n\
+                      cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";
+        let found = mount_point(mounts, "cgroup2");
+        assert_eq!(found, Some(PathBuf::from("/sys/fs/cgroup/unified")));
+    }
+}
