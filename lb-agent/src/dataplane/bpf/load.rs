@@ -8,7 +8,6 @@ use aya::{
     programs::{CgroupSockAddr, Program, ProgramError, SchedClassifier, Xdp},
     util::KernelVersion,
 };
-
 use lb_common::maps::MapSpec;
 
 use super::{

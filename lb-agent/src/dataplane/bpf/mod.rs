@@ -40,7 +40,8 @@ pub struct Options {
     pub cgroup: Option<PathBuf>,
     /// Where XDP runs on uplinks.
     pub xdp: XdpMode,
-    /// All maps of the object, with the capacities that they are to have.
+    /// All maps that are pinned (`lb_common::maps::SPECS`), with the capacities that they are to
+    /// have.
     pub maps: Vec<MapSpec>,
     /// Constants of the programs.
     pub config: DatapathConfig,

@@ -93,7 +93,7 @@ fn each_role_has_its_hooks() {
         &[(5, Role::Tunnel)],
         XdpMode::Native,
         &[],
-        &["5-wire-ingress"],
+        &["5-tunnel-ingress"],
     );
 }
 
