@@ -5,7 +5,10 @@ mod run;
 
 use clap::{Parser, Subcommand};
 
-pub use self::{counters::CountersArgs, run::RunArgs};
+pub use self::{
+    counters::CountersArgs,
+    run::{Error, RunArgs},
+};
 
 /// Serves Kubernetes Services from the kernel's own network hooks.
 #[derive(Debug, Parser)]

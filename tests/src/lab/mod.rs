@@ -26,6 +26,7 @@
 //! (`lb-<pid>-<counter>`), goes when its value is dropped, panics included, and what
 //! a killed process left behind goes when the next process makes its first lab.
 
+mod agent;
 mod cgroup;
 mod client;
 mod cluster;
@@ -44,6 +45,7 @@ mod remains;
 mod script;
 mod server;
 
+pub use agent::Agent;
 pub use client::{Request, Requests};
 pub use cluster::{Cluster, ClusterBuilder};
 pub use cni::Cni;

@@ -256,3 +256,23 @@ pub fn pinned_counters(pin_dir: &Path) -> Result<Vec<u64>, Error> {
         })
         .collect()
 }
+
+/// The elements of `FRONTENDS` that are pinned below `pin_dir`.
+///
+/// # Errors
+///
+/// [`Error::Map`] if there is no such map, or it cannot be read.
+pub fn pinned_frontends(pin_dir: &Path) -> Result<BTreeMap<FrontendKey, Frontend>, Error> {
+    let path = Pins::at(pin_dir, LAYOUT_VERSION).map(FRONTENDS);
+    let data = MapData::from_pin(path).map_err(|source| unusable(FRONTENDS, source))?;
+    let frontends: HashMap<_, Raw<FrontendKey>, Raw<Frontend>> = Map::HashMap(data)
+        .try_into()
+        .map_err(|source| unusable(FRONTENDS, source))?;
+    frontends
+        .iter()
+        .map(|element| match element {
+            Ok((Raw(key), Raw(frontend))) => Ok((key, frontend)),
+            Err(source) => Err(unusable(FRONTENDS, source)),
+        })
+        .collect()
+}

@@ -26,7 +26,7 @@ pub use self::{
     attach::Synced,
     error::Error,
     layout::Difference,
-    maps::pinned_counters,
+    maps::{pinned_counters, pinned_frontends},
     plan::{Attachment, Hook, XdpMode},
 };
 use self::{maps::Tables, pins::Pins};

@@ -86,7 +86,14 @@ fn slice(sample: &Sample) -> Slice {
         ready: true,
         serving: true,
         terminating: false,
-        node: Some(if last % 2 == 0 { "here" } else { "there" }.into()),
+        node: Some(
+            if last.is_multiple_of(2) {
+                "here"
+            } else {
+                "there"
+            }
+            .into(),
+        ),
         for_zones: BTreeSet::new(),
         for_nodes: BTreeSet::new(),
     };

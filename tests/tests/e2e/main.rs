@@ -1,0 +1,4 @@
+//! The life of a packet (DESIGN.md, section 3), through real sockets: agents on the nodes of a lab.
+
+mod scene;
+mod walks;
