@@ -52,6 +52,17 @@ impl Addr {
         bytemuck::cast(self)
     }
 
+    /// The same address, read word by word.
+    ///
+    /// In a program, a copy from one map's memory to another's becomes a call of `memmove`, a
+    /// loop over bytes, unless it goes through registers.
+    #[inline(always)]
+    #[must_use]
+    pub fn by_words(&self) -> Self {
+        let [a, b, c, d] = self.to_wire_words();
+        Self::from_wire_words([a, b, c, d])
+    }
+
     /// An IPv4 address from a word that holds its bytes in wire order.
     #[inline(always)]
     #[must_use]

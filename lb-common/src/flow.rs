@@ -113,6 +113,17 @@ impl Hop {
         }
     }
 
+    /// The same hop, read word by word, for the reason of [`Addr::by_words`].
+    #[inline(always)]
+    #[must_use]
+    pub fn by_words(&self) -> Self {
+        let [a, b, c] = self.macs;
+        Self {
+            ifindex: self.ifindex,
+            macs: [a, b, c],
+        }
+    }
+
     /// Whether the neighbour is known.
     #[inline(always)]
     #[must_use]
@@ -137,6 +148,22 @@ pub enum Phase {
 }
 
 impl Phase {
+    /// The phase that follows from the bits of [`Flow::ends`] and from [`Flow::answered`].
+    #[inline(always)]
+    #[must_use]
+    pub fn of(ends: u8, answered: u8) -> Self {
+        const BOTH: u8 = ends::FIN_FORWARD | ends::FIN_REPLY;
+        if ends & ends::RST != 0 || ends & BOTH == BOTH {
+            Self::Closed
+        } else if ends != 0 {
+            Self::Closing
+        } else if answered != 0 {
+            Self::Established
+        } else {
+            Self::Opening
+        }
+    }
+
     /// How long a flow may be idle in this phase, in seconds.
     ///
     /// Linux's conntrack times (`nf_conntrack_proto_tcp.c`, `nf_conntrack_proto_udp.c`), with
@@ -171,6 +198,10 @@ mod ends {
     pub(super) const RST: u8 = 4;
 }
 
+// `next_ends` takes these bits from a segment's flags as they stand there.
+const _: () = assert!(ends::FIN_FORWARD == FIN && ends::FIN_REPLY == FIN << 1);
+const _: () = assert!(ends::RST == RST && RST == SYN << 1);
+
 /// Value of `FLOWS`: one connection. Ports in host byte order.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Pod, Zeroable)]
@@ -189,6 +220,8 @@ pub struct Flow {
     pub backend: BackendRef,
     /// Kernel tick of the last packet, to within a second.
     pub seen_tick: u64,
+    /// Kernel tick at which the flow has been idle for longer than its phase allows.
+    pub expires_tick: u64,
     /// Next hop towards the backend.
     pub forward: Hop,
     /// Next hop towards the client.
@@ -205,115 +238,143 @@ pub struct Flow {
     pub pad_word: u32,
 }
 
-const _: () = assert!(size_of::<Flow>() == 104);
+const _: () = assert!(size_of::<Flow>() == 112);
 
 impl Flow {
-    /// A flow of which `tuple` is the first packet.
+    /// Makes this the record of a flow of which `tuple` is the first packet, seen at `now`.
+    ///
+    /// In place: a record that is built and then moved lies on a program's small stack.
     #[inline(always)]
-    #[must_use]
-    pub fn new(tuple: &Tuple, backend: BackendRef, snat: Addr, forward: Hop, tick: u64) -> Self {
-        Self {
-            client: tuple.src,
-            frontend: tuple.dst,
-            snat,
-            client_port: tuple.src_port,
-            frontend_port: tuple.dst_port,
-            backend,
-            seen_tick: tick,
-            forward,
-            reply: Hop::device(0),
-            answered: 0,
-            ends: 0,
-            protocol: tuple.protocol,
-            pad: 0,
-            pad_word: 0,
-        }
+    pub fn begin(&mut self, tuple: &Tuple, tcp_flags: u8, snat: &Addr, forward: &Hop, now: Now) {
+        let ends = next_ends(0, Direction::Forward, tcp_flags);
+        self.client = tuple.src.by_words();
+        self.frontend = tuple.dst.by_words();
+        self.snat = snat.by_words();
+        self.client_port = tuple.src_port;
+        self.frontend_port = tuple.dst_port;
+        self.seen_tick = now.tick;
+        self.expires_tick = now.after_s(Phase::of(ends, 0).lifetime_s(tuple.protocol));
+        self.forward = forward.by_words();
+        self.reply = Hop::device(0);
+        self.answered = 0;
+        self.ends = ends;
+        self.protocol = tuple.protocol;
+        self.pad = 0;
+        self.pad_word = 0;
     }
 
     /// Whether a packet with this forward tuple belongs to this connection.
+    ///
+    /// One comparison at the end: the verifier follows every branch on its own.
     #[inline(always)]
     #[must_use]
     pub fn is_owned_by(&self, tuple: &Tuple) -> bool {
-        self.client_port == tuple.src_port
-            && self.frontend_port == tuple.dst_port
-            && self.client.to_wire_words() == tuple.src.to_wire_words()
-            && self.frontend.to_wire_words() == tuple.dst.to_wire_words()
+        let ports = u32::from(self.client_port ^ tuple.src_port)
+            | u32::from(self.frontend_port ^ tuple.dst_port);
+        let differ = |a: Addr, b: Addr| {
+            let ([a0, a1, a2, a3], [b0, b1, b2, b3]) = (a.to_wire_words(), b.to_wire_words());
+            (a0 ^ b0) | (a1 ^ b1) | (a2 ^ b2) | (a3 ^ b3)
+        };
+        ports | differ(self.client, tuple.src) | differ(self.frontend, tuple.dst) == 0
     }
 
     /// The phase that follows from what has been seen.
-    #[inline(always)]
     #[must_use]
     pub fn phase(&self) -> Phase {
-        const BOTH: u8 = ends::FIN_FORWARD | ends::FIN_REPLY;
-        if self.ends & ends::RST != 0 || self.ends & BOTH == BOTH {
-            Phase::Closed
-        } else if self.ends != 0 {
-            Phase::Closing
-        } else if self.answered != 0 {
-            Phase::Established
-        } else {
-            Phase::Opening
-        }
+        Phase::of(self.ends, self.answered)
+    }
+
+    /// Whether the backend has not been heard yet, and nobody has ended the connection.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_opening(&self) -> bool {
+        self.ends | self.answered == 0
     }
 
     /// Whether the flow was idle for longer than its phase allows.
     #[inline(always)]
     #[must_use]
-    pub fn is_expired(&self, tick: u64, ticks_per_second: u32) -> bool {
-        let lifetime = self.phase().lifetime_s(self.protocol);
-        self.idle_ticks(tick) > u64::from(lifetime).wrapping_mul(u64::from(ticks_per_second))
-    }
-
-    /// Ticks since the last packet; 0 if another CPU has seen a later one.
-    #[inline(always)]
-    #[must_use]
-    pub fn idle_ticks(&self, tick: u64) -> u64 {
-        tick.saturating_sub(self.seen_tick)
+    pub fn is_expired(&self, now: Now) -> bool {
+        now.is_after(self.expires_tick)
     }
 
     /// Notes a packet. True once a second at most: then what the record caches is to be renewed.
     #[inline(always)]
-    pub fn note(
-        &mut self,
-        direction: Direction,
-        tcp_flags: u8,
-        tick: u64,
-        ticks_per_second: u32,
-    ) -> bool {
-        if direction == Direction::Reply && self.answered == 0 {
-            self.answered = 1;
-        }
-        self.note_ends(direction, tcp_flags);
-        let due = self.idle_ticks(tick) >= u64::from(ticks_per_second);
-        if due {
-            self.seen_tick = tick;
+    pub fn note(&mut self, direction: Direction, tcp_flags: u8, now: Now) -> bool {
+        let ends = next_ends(self.ends, direction, tcp_flags);
+        let answered = self.answered | u8::from(direction == Direction::Reply);
+        let due = !self.seen_within_a_second(now);
+        if due || ends != self.ends || answered != self.answered {
+            (self.ends, self.answered) = (ends, answered);
+            self.renew(now);
         }
         due
     }
 
     /// A client that sends a SYN on a 5-tuple it has used before starts afresh.
     #[inline(always)]
-    pub fn reopen(&mut self, tick: u64) {
-        self.ends = 0;
-        self.answered = 0;
-        self.seen_tick = tick;
+    pub fn reopen(&mut self, now: Now) {
+        (self.ends, self.answered) = (0, 0);
+        self.renew(now);
     }
 
     #[inline(always)]
-    fn note_ends(&mut self, direction: Direction, tcp_flags: u8) {
-        let fin = match direction {
-            Direction::Forward => ends::FIN_FORWARD,
-            Direction::Reply => ends::FIN_REPLY,
-        };
-        if tcp_flags & RST != 0 {
-            self.ends |= ends::RST;
-        } else if tcp_flags & FIN != 0 {
-            self.ends |= fin;
-        } else if self.ends & ends::RST != 0 && tcp_flags & SYN == 0 {
-            // Whoever goes on after a RST did not accept it: it was forged or out of window.
-            self.ends &= !ends::RST;
-        }
+    fn renew(&mut self, now: Now) {
+        self.seen_tick = now.tick;
+        let phase = Phase::of(self.ends, self.answered);
+        self.expires_tick = now.after_s(phase.lifetime_s(self.protocol));
     }
+
+    #[inline(always)]
+    fn seen_within_a_second(&self, now: Now) -> bool {
+        !now.is_after(
+            self.seen_tick
+                .wrapping_add(u64::from(now.ticks_per_second) - 1),
+        )
+    }
+}
+
+/// The time of a packet.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Zeroable)]
+pub struct Now {
+    /// Kernel ticks since some time before boot.
+    pub tick: u64,
+    /// How many there are in a second; not 0.
+    pub ticks_per_second: u32,
+}
+
+impl Now {
+    /// Whether `tick` has passed. Ticks of different CPUs may be apart, and order is all that
+    /// counts: the difference is signed.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_after(self, tick: u64) -> bool {
+        tick.wrapping_sub(self.tick).cast_signed() < 0
+    }
+
+    /// The tick `seconds` from now.
+    #[inline(always)]
+    #[must_use]
+    pub fn after_s(self, seconds: u32) -> u64 {
+        let ticks = u64::from(seconds).wrapping_mul(u64::from(self.ticks_per_second));
+        self.tick.wrapping_add(ticks)
+    }
+}
+
+/// What is known of a connection's end after a segment with these flags.
+///
+/// Without a branch: the verifier follows every one on its own.
+#[inline(always)]
+fn next_ends(ends: u8, direction: Direction, tcp_flags: u8) -> u8 {
+    let fin = match direction {
+        Direction::Forward => tcp_flags & FIN,
+        Direction::Reply => (tcp_flags & FIN) << 1,
+    };
+    // Whoever goes on after a RST did not accept it: it was forged or out of window. A SYN says
+    // nothing about that.
+    let rst_stays = ends & (tcp_flags << 1) & RST;
+    ends & !ends::RST | rst_stays | tcp_flags & RST | fin
 }
 
 /// Key of `PINS`: a forward 5-tuple. Ports in host byte order.
@@ -359,7 +420,12 @@ mod tests {
     use super::*;
     use crate::wire::tcp::ACK;
 
-    const HZ: u32 = 100;
+    fn at(tick: u64) -> Now {
+        Now {
+            tick,
+            ticks_per_second: 100,
+        }
+    }
 
     fn flow(protocol: Protocol) -> Flow {
         let tuple = Tuple {
@@ -369,20 +435,16 @@ mod tests {
             dst_port: 80,
             protocol,
         };
-        Flow::new(
-            &tuple,
-            BackendRef::new(1, 1),
-            Addr::UNSPECIFIED,
-            Hop::NONE,
-            1000,
-        )
+        let mut flow = Flow::zeroed();
+        flow.begin(&tuple, 0, &Addr::UNSPECIFIED, &Hop::NONE, at(1000));
+        flow
     }
 
     #[track_caller]
     fn check(packets: &[(Direction, u8)], phase: Phase) {
         let mut flow = flow(protocol::TCP);
         for &(direction, flags) in packets {
-            let _ = flow.note(direction, flags, 1000, HZ);
+            let _ = flow.note(direction, flags, at(1000));
         }
         assert_eq!(flow.phase(), phase);
     }
@@ -421,24 +483,24 @@ mod tests {
     #[test]
     fn idle_flows_expire_after_the_lifetime_of_their_phase() {
         let udp = flow(protocol::UDP);
-        assert!(!udp.is_expired(1000 + 30 * 100, HZ));
-        assert!(udp.is_expired(1001 + 30 * 100, HZ));
+        assert!(!udp.is_expired(at(1000 + 30 * 100)));
+        assert!(udp.is_expired(at(1001 + 30 * 100)));
         let mut answered = udp;
-        let _ = answered.note(Reply, 0, 1000, HZ);
-        assert!(!answered.is_expired(1001 + 30 * 100, HZ));
-        assert!(answered.is_expired(1001 + 120 * 100, HZ));
+        let _ = answered.note(Reply, 0, at(1000));
+        assert!(!answered.is_expired(at(1001 + 30 * 100)));
+        assert!(answered.is_expired(at(1001 + 120 * 100)));
     }
 
     #[test]
     fn what_is_cached_is_renewed_once_a_second() {
         let mut flow = flow(protocol::TCP);
-        assert!(!flow.note(Forward, ACK, 1000 + 99, HZ));
-        assert!(flow.note(Forward, ACK, 1000 + 100, HZ));
-        assert!(!flow.note(Reply, ACK, 1000 + 101, HZ));
+        assert!(!flow.note(Forward, ACK, at(1000 + 99)));
+        assert!(flow.note(Forward, ACK, at(1000 + 100)));
+        assert!(!flow.note(Reply, ACK, at(1000 + 101)));
     }
 
     #[test]
     fn a_tick_of_another_cpu_that_is_behind_does_not_expire_a_flow() {
-        assert!(!flow(protocol::UDP).is_expired(0, HZ));
+        assert!(!flow(protocol::UDP).is_expired(at(0)));
     }
 }

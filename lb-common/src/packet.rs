@@ -1,6 +1,6 @@
 //! Reading packets: one parser for both families and for XDP and tc.
 
-use bytemuck::Pod;
+use bytemuck::{Pod, Zeroable};
 
 use crate::{
     Addr, Protocol, Tuple, protocol,
@@ -96,7 +96,8 @@ impl Family for V6 {
 }
 
 /// A packet that has a 5-tuple.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Zeroable)]
 pub struct Parsed {
     /// Its 5-tuple.
     pub tuple: Tuple,
@@ -106,12 +107,20 @@ pub struct Parsed {
     pub ttl: u8,
     /// Length of IP header and payload in bytes.
     pub ip_len: u16,
-    /// Where the IP header begins, in bytes from the frame's start.
-    pub l3: usize,
-    /// Where the transport header begins.
-    pub l4: usize,
     /// Whether there is no checksum to update: UDP over IPv4 without one.
     pub no_checksum: bool,
+}
+
+/// Where a packet's headers begin, in bytes from the frame's start.
+///
+/// Apart from [`Parsed`]: what a program reads back from memory has no bounds that the verifier
+/// would know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offsets {
+    /// The IP header.
+    pub l3: usize,
+    /// The transport header.
+    pub l4: usize,
 }
 
 impl Parsed {
@@ -136,7 +145,7 @@ pub fn ethertype<P: Packet>(packet: &P) -> Option<u16> {
 /// Parses an untagged frame that carries `F`. Nothing if it has no TCP or UDP ports.
 #[inline(always)]
 #[must_use]
-pub fn parse<F: Family, P: Packet>(packet: &P) -> Option<Parsed> {
+pub fn parse<F: Family, P: Packet>(packet: &P) -> Option<(Parsed, Offsets)> {
     let l3 = ethernet::HEADER_LEN;
     let ip = F::read(packet, l3)?;
     let (ports, tcp_flags, no_checksum) = match ip.protocol {
@@ -155,7 +164,7 @@ pub fn parse<F: Family, P: Packet>(packet: &P) -> Option<Parsed> {
         _ => return None,
     };
     let [src_port, dst_port] = ports.map(u16::from_be);
-    Some(Parsed {
+    let parsed = Parsed {
         tuple: Tuple {
             src: ip.src,
             dst: ip.dst,
@@ -166,8 +175,7 @@ pub fn parse<F: Family, P: Packet>(packet: &P) -> Option<Parsed> {
         tcp_flags,
         ttl: ip.ttl,
         ip_len: ip.len,
-        l3,
-        l4: ip.l4,
         no_checksum,
-    })
+    };
+    Some((parsed, Offsets { l3, l4: ip.l4 }))
 }

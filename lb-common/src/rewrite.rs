@@ -1,11 +1,11 @@
 //! Changing addresses and ports, with every checksum that covers them.
 
-use bytemuck::Pod;
+use bytemuck::{Pod, Zeroable};
 
 use crate::{
     Addr,
     checksum::{self, Delta},
-    packet::{Family, Packet, Parsed},
+    packet::{Family, Offsets, Packet, Parsed},
     protocol,
     wire::{ethernet, ipv4, ipv6, tcp, udp},
 };
@@ -53,12 +53,25 @@ impl L4Checksum {
 }
 
 /// An address and a port in host byte order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Zeroable)]
 pub struct Endpoint {
     /// The address.
     pub addr: Addr,
     /// The port.
     pub port: u16,
+}
+
+impl Endpoint {
+    /// The same endpoint, read word by word, for the reason of [`Addr::by_words`].
+    #[inline(always)]
+    #[must_use]
+    pub fn by_words(&self) -> Self {
+        Self {
+            addr: self.addr.by_words(),
+            port: self.port,
+        }
+    }
 }
 
 /// What a packet's source and destination become.
@@ -80,6 +93,7 @@ pub struct Rewrite {
 pub fn apply<F: Family, P: PacketMut>(
     packet: &mut P,
     parsed: &Parsed,
+    offsets: Offsets,
     rewrite: &Rewrite,
 ) -> Option<()> {
     let mut change = Change::default();
@@ -88,16 +102,16 @@ pub fn apply<F: Family, P: PacketMut>(
             addr: parsed.tuple.src,
             port: parsed.tuple.src_port,
         };
-        replace::<F, P>(packet, parsed, Side::Src, old, src, &mut change)?;
+        replace::<F, P>(packet, offsets, Side::Src, old, src, &mut change)?;
     }
     if let Some(dst) = rewrite.dst {
         let old = Endpoint {
             addr: parsed.tuple.dst,
             port: parsed.tuple.dst_port,
         };
-        replace::<F, P>(packet, parsed, Side::Dst, old, dst, &mut change)?;
+        replace::<F, P>(packet, offsets, Side::Dst, old, dst, &mut change)?;
     }
-    finish_ip::<F, P>(packet, parsed, rewrite.routed, change.addrs)?;
+    finish_ip::<F, P>(packet, parsed, offsets, rewrite.routed, change.addrs)?;
     if parsed.no_checksum {
         return Some(());
     }
@@ -108,7 +122,7 @@ pub fn apply<F: Family, P: PacketMut>(
         tcp::field::CHECKSUM
     };
     packet.update_l4_checksum(L4Checksum {
-        offset: parsed.l4 + field,
+        offset: offsets.l4 + field,
         pseudo: change.addrs,
         ports: change.ports,
         is_udp,
@@ -154,7 +168,7 @@ struct Change {
 #[inline(always)]
 fn replace<F: Family, P: PacketMut>(
     packet: &mut P,
-    parsed: &Parsed,
+    offsets: Offsets,
     side: Side,
     old: Endpoint,
     new: Endpoint,
@@ -166,14 +180,14 @@ fn replace<F: Family, P: PacketMut>(
     };
     if F::IS_V4 {
         let (from, to) = (old.addr.to_wire_v4(), new.addr.to_wire_v4());
-        packet.store(parsed.l3 + v4, &to)?;
+        packet.store(offsets.l3 + v4, &to)?;
         change.addrs = change.addrs.replace_word(from, to);
     } else {
-        packet.store(parsed.l3 + v6, &new.addr.to_wire_words())?;
+        packet.store(offsets.l3 + v6, &new.addr.to_wire_words())?;
         change.addrs = change.addrs.replace_addr(old.addr, new.addr);
     }
     let (from, to) = (old.port.to_be(), new.port.to_be());
-    packet.store(parsed.l4 + port, &to)?;
+    packet.store(offsets.l4 + port, &to)?;
     change.ports = change.ports.replace_half(from, to);
     Some(())
 }
@@ -183,13 +197,14 @@ fn replace<F: Family, P: PacketMut>(
 fn finish_ip<F: Family, P: PacketMut>(
     packet: &mut P,
     parsed: &Parsed,
+    offsets: Offsets,
     routed: bool,
     addrs: Delta,
 ) -> Option<()> {
     let ttl = parsed.ttl.wrapping_sub(1);
     if !F::IS_V4 {
         if routed {
-            packet.store(parsed.l3 + ipv6::field::HOP_LIMIT, &ttl)?;
+            packet.store(offsets.l3 + ipv6::field::HOP_LIMIT, &ttl)?;
         }
         return Some(());
     }
@@ -197,13 +212,13 @@ fn finish_ip<F: Family, P: PacketMut>(
     if routed {
         // The checksum's word holds the time to live before the protocol.
         let word = |ttl: u8| u16::from_ne_bytes([ttl, parsed.tuple.protocol]);
-        packet.store(parsed.l3 + ipv4::field::TTL, &ttl)?;
+        packet.store(offsets.l3 + ipv4::field::TTL, &ttl)?;
         delta = delta.replace_half(word(parsed.ttl), word(ttl));
     }
     // The header's checksum is never left to a device, so it is computed here in skbs, too.
-    let field: u16 = packet.read(parsed.l3 + ipv4::field::CHECKSUM)?;
+    let field: u16 = packet.read(offsets.l3 + ipv4::field::CHECKSUM)?;
     packet.store(
-        parsed.l3 + ipv4::field::CHECKSUM,
+        offsets.l3 + ipv4::field::CHECKSUM,
         &checksum::apply(field, delta),
     )
 }

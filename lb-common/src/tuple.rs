@@ -1,9 +1,12 @@
 //! The 5-tuple of a packet.
 
+use bytemuck::Zeroable;
+
 use crate::{Addr, FrontendKey, PinKey, Protocol, hash};
 
 /// Source, destination and protocol of a packet; ports in host byte order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Zeroable)]
 pub struct Tuple {
     /// Source address.
     pub src: Addr,

@@ -7,6 +7,7 @@ use lb_common::{
     Addr, Backend, Counter, DatapathConfig, Flow, FlowKey, Frontend, FrontendKey, Hop, Interface,
     Pin, PinKey, Slot,
     counter::{Hook, Outcome},
+    flow::Now,
     packet::Parsed,
     path::{Device, FlowStore, Route, Tables},
 };
@@ -41,9 +42,12 @@ impl<C, P: AtHook> Tables for Run<C, P> {
     }
 
     #[inline(always)]
-    fn tick(&self) -> u64 {
-        // SAFETY: takes no argument and has no effect.
-        unsafe { bpf_jiffies64() }
+    fn now(&self) -> Now {
+        Now {
+            // SAFETY: takes no argument and has no effect.
+            tick: unsafe { bpf_jiffies64() },
+            ticks_per_second: CONFIG.load().ticks_per_second,
+        }
     }
 
     #[inline(always)]
@@ -96,21 +100,21 @@ impl<C, P: AtHook> Tables for Run<C, P> {
 
 impl<C, P> FlowStore for Run<C, P> {
     #[inline(always)]
-    fn look_up<R>(&self, key: &FlowKey, use_it: impl FnOnce(&mut Flow) -> R) -> Option<R> {
+    fn look_up(&mut self, key: &FlowKey) -> Option<&mut Flow> {
         let flow = FLOWS.get_ptr_mut(key)?;
         // SAFETY: the pointer was checked, and map memory outlives the program's run. Programs
         // on other CPUs may write the same record: every field stands on its own and is written
         // whole but for the next hop's addresses, which two writers agree on.
-        Some(use_it(unsafe { &mut *flow }))
+        Some(unsafe { &mut *flow })
     }
 
     #[inline(always)]
-    fn insert_if_absent(&self, key: &FlowKey, flow: &Flow) -> bool {
+    fn insert_if_absent(&mut self, key: &FlowKey, flow: &Flow) -> bool {
         FLOWS.insert(key, flow, u64::from(BPF_NOEXIST)).is_ok()
     }
 
     #[inline(always)]
-    fn remove(&self, key: &FlowKey) {
+    fn remove(&mut self, key: &FlowKey) {
         // An absent record is what the caller wants.
         let _ = FLOWS.remove(key);
     }

@@ -21,7 +21,6 @@ use aya_ebpf::{
 };
 use lb_common::{
     counter::Hook,
-    packet::Parsed,
     path::{Action, Env, Scratch, hooks},
 };
 
@@ -29,7 +28,7 @@ use crate::kernel::AtHook;
 
 /// A packet program: the way that it decides.
 trait Program: AtHook {
-    fn decide<E: Env>(env: &E, scratch: &mut Scratch, parsed: &Parsed) -> Action;
+    fn decide<E: Env>(env: &mut E, scratch: &mut Scratch) -> Action;
 }
 
 macro_rules! program {
@@ -40,8 +39,8 @@ macro_rules! program {
         }
         impl Program for $name {
             #[inline(always)]
-            fn decide<E: Env>(env: &E, scratch: &mut Scratch, parsed: &Parsed) -> Action {
-                $decide(env, scratch, parsed)
+            fn decide<E: Env>(env: &mut E, scratch: &mut Scratch) -> Action {
+                $decide(env, scratch)
             }
         }
     };

@@ -12,9 +12,9 @@ use bytemuck::Pod;
 use lb_common::{
     Addr, Hop,
     counter::Outcome,
-    packet::{Family, Packet, Parsed, V4, V6, ethertype, parse},
-    path::{Action, Device, Route, Tables as _},
-    rewrite::{self, L4Checksum, PacketMut, Rewrite},
+    packet::{Family, Offsets, Packet, Parsed, V4, V6, ethertype, parse},
+    path::{Action, Device, Route, Scratch, Tables as _},
+    rewrite::{self, L4Checksum, PacketMut},
     wire::ethernet,
 };
 
@@ -194,22 +194,24 @@ pub(crate) fn run<P: Program>(skb: *mut __sk_buff) -> i32 {
 
 #[inline(always)]
 fn family<F: Family, P: Program>(run: &mut Run<Skb, P>) -> i32 {
-    let Some(parsed) = parse::<F, _>(&run.ctx) else {
+    let Some((parsed, offsets)) = parse::<F, _>(&run.ctx) else {
         return NEXT;
     };
     let Some(scratch) = scratch() else {
         return NEXT;
     };
-    match P::decide(run, scratch, &parsed) {
+    scratch.parsed = parsed;
+    match P::decide(run, scratch) {
         Action::Pass => NEXT,
         Action::Defer => {
             run.count(Outcome::Deferred);
             NEXT
         }
         Action::Drop(outcome) => drop(run, outcome),
-        Action::Stack(change) => to_stack::<F, P>(run, &parsed, &change),
-        Action::Out(change, hop) => out::<F, P>(run, &parsed, &change, &hop),
-        Action::Bounce(change) => bounce::<F, P>(run, &parsed, &change),
+        Action::ToBackend => on::<F, P>(run, scratch, offsets, Action::ToBackend, Outcome::ToStack),
+        Action::ToClient => on::<F, P>(run, scratch, offsets, Action::ToClient, Outcome::Replied),
+        Action::Out => out::<F, P>(run, scratch, offsets),
+        Action::Bounce => bounce::<F, P>(run, scratch, offsets),
     }
 }
 
@@ -219,43 +221,43 @@ fn drop<P: Program>(run: &Run<Skb, P>, outcome: Outcome) -> i32 {
     DROP
 }
 
+/// Rewrites the packet, which goes on its way.
 #[inline(always)]
-fn to_stack<F: Family, P: Program>(
+fn on<F: Family, P: Program>(
     run: &mut Run<Skb, P>,
-    parsed: &Parsed,
-    change: &Rewrite,
+    scratch: &Scratch,
+    offsets: Offsets,
+    action: Action,
+    outcome: Outcome,
 ) -> i32 {
-    if rewrite::apply::<F, _>(&mut run.ctx, parsed, change).is_none() {
+    let change = action.rewrite(scratch);
+    if rewrite::apply::<F, _>(&mut run.ctx, &scratch.parsed, offsets, &change).is_none() {
         return drop(run, Outcome::NotWritable);
     }
-    // A rewrite of the source alone is a reply that gets its frontend back.
-    run.count(if change.dst.is_some() {
-        Outcome::ToStack
-    } else {
-        Outcome::Replied
-    });
+    run.count(outcome);
     NEXT
 }
 
 #[inline(always)]
-fn out<F: Family, P: Program>(
-    run: &mut Run<Skb, P>,
-    parsed: &Parsed,
-    change: &Rewrite,
-    hop: &Hop,
-) -> i32 {
-    if rewrite::apply::<F, _>(&mut run.ctx, parsed, change).is_none() {
+fn out<F: Family, P: Program>(run: &mut Run<Skb, P>, scratch: &Scratch, offsets: Offsets) -> i32 {
+    let change = Action::Out.rewrite(scratch);
+    if rewrite::apply::<F, _>(&mut run.ctx, &scratch.parsed, offsets, &change).is_none() {
         return drop(run, Outcome::NotWritable);
     }
     run.count(Outcome::Redirected);
     // SAFETY: no next hop is passed: the kernel looks it up, and resolves the neighbour.
-    unsafe { bpf_redirect_neigh(hop.ifindex, ptr::null_mut(), 0, 0) as i32 }
+    unsafe { bpf_redirect_neigh(scratch.hop.ifindex, ptr::null_mut(), 0, 0) as i32 }
 }
 
 #[inline(always)]
-fn bounce<F: Family, P: Program>(run: &mut Run<Skb, P>, parsed: &Parsed, change: &Rewrite) -> i32 {
+fn bounce<F: Family, P: Program>(
+    run: &mut Run<Skb, P>,
+    scratch: &Scratch,
+    offsets: Offsets,
+) -> i32 {
+    let change = Action::Bounce.rewrite(scratch);
     let done = rewrite::swap_macs(&mut run.ctx)
-        .and_then(|()| rewrite::apply::<F, _>(&mut run.ctx, parsed, change));
+        .and_then(|()| rewrite::apply::<F, _>(&mut run.ctx, &scratch.parsed, offsets, &change));
     if done.is_none() {
         return drop(run, Outcome::NotWritable);
     }

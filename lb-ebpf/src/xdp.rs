@@ -10,9 +10,9 @@ use bytemuck::Pod;
 use lb_common::{
     Addr, Hop,
     counter::Outcome,
-    packet::{Family, Packet, Parsed, V4, V6, ethertype, parse},
-    path::{Action, Device, Route, Tables as _},
-    rewrite::{self, L4Checksum, PacketMut, Rewrite},
+    packet::{Family, Offsets, Packet, Parsed, V4, V6, ethertype, parse},
+    path::{Action, Device, Route, Scratch, Tables as _},
+    rewrite::{self, L4Checksum, PacketMut},
     wire::ethernet,
 };
 
@@ -125,19 +125,20 @@ pub(crate) fn run<P: Program>(md: *mut xdp_md) -> u32 {
 
 #[inline(always)]
 fn family<F: Family, P: Program>(run: &mut Run<Xdp, P>) -> u32 {
-    let Some(parsed) = parse::<F, _>(&run.ctx) else {
+    let Some((parsed, offsets)) = parse::<F, _>(&run.ctx) else {
         return xdp_action::XDP_PASS;
     };
     let Some(scratch) = scratch() else {
         return xdp_action::XDP_PASS;
     };
-    match P::decide(run, scratch, &parsed) {
+    scratch.parsed = parsed;
+    match P::decide(run, scratch) {
         Action::Pass => xdp_action::XDP_PASS,
-        // A pod's packets never meet XDP.
-        Action::Defer | Action::Bounce(_) => defer(run),
+        // A pod's packets, and replies to them, never meet XDP.
+        Action::Defer | Action::Bounce | Action::ToClient => defer(run),
         Action::Drop(outcome) => drop(run, outcome),
-        Action::Stack(change) => to_stack::<F, P>(run, &parsed, &change),
-        Action::Out(change, hop) => out::<F, P>(run, &parsed, &change, &hop),
+        Action::ToBackend => to_stack::<F, P>(run, scratch, offsets),
+        Action::Out => out::<F, P>(run, scratch, offsets),
     }
 }
 
@@ -156,13 +157,14 @@ fn drop<P: Program>(run: &Run<Xdp, P>, outcome: Outcome) -> u32 {
 #[inline(always)]
 fn to_stack<F: Family, P: Program>(
     run: &mut Run<Xdp, P>,
-    parsed: &Parsed,
-    change: &Rewrite,
+    scratch: &Scratch,
+    offsets: Offsets,
 ) -> u32 {
     if !run.ctx.mark_finished() {
         return defer(run);
     }
-    match rewrite::apply::<F, _>(&mut run.ctx, parsed, change) {
+    let change = Action::ToBackend.rewrite(scratch);
+    match rewrite::apply::<F, _>(&mut run.ctx, &scratch.parsed, offsets, &change) {
         Some(()) => {
             run.count(Outcome::ToStack);
             xdp_action::XDP_PASS
@@ -172,14 +174,10 @@ fn to_stack<F: Family, P: Program>(
 }
 
 #[inline(always)]
-fn out<F: Family, P: Program>(
-    run: &mut Run<Xdp, P>,
-    parsed: &Parsed,
-    change: &Rewrite,
-    hop: &Hop,
-) -> u32 {
-    let done = rewrite::apply::<F, _>(&mut run.ctx, parsed, change)
-        .and_then(|()| rewrite::set_macs(&mut run.ctx, hop.macs));
+fn out<F: Family, P: Program>(run: &mut Run<Xdp, P>, scratch: &Scratch, offsets: Offsets) -> u32 {
+    let change = Action::Out.rewrite(scratch);
+    let done = rewrite::apply::<F, _>(&mut run.ctx, &scratch.parsed, offsets, &change)
+        .and_then(|()| rewrite::set_macs(&mut run.ctx, scratch.hop.by_words().macs));
     match done {
         Some(()) => {
             run.count(Outcome::Redirected);

@@ -1,14 +1,19 @@
 //! From a client towards a backend.
+//!
+//! The way of an established flow is inlined into every hook. What only the first packets of a
+//! flow need is out of line ([`recall`], [`open`], [`renew`]): the verifier follows it once per call, and
+//! both families share it.
+
+use bytemuck::Zeroable;
 
 use super::{Action, Env, Route, Scratch};
 use crate::{
-    Addr, Backend, BackendRef, DatapathConfig, Extent, Flow, FlowKey, Frontend, Hop, Phase, Pin,
-    Slot, Tuple,
+    Addr, BackendRef, Extent, FlowKey, Frontend, Hop, Pin, Slot, Tuple,
+    backend::Backend,
     counter::Outcome,
     flow::{Direction, edge},
-    packet::Parsed,
     protocol,
-    rewrite::{Endpoint, Rewrite},
+    rewrite::Endpoint,
     select,
 };
 
@@ -29,91 +34,105 @@ impl Site {
             Self::Wire => frontend.outside,
         }
     }
+
+    #[inline(always)]
+    fn edge(self, nat: u32) -> u32 {
+        match self {
+            Self::Pod(ifindex) => ifindex,
+            Self::Wire if nat == Nat::SNAT => edge::WIRE_INGRESS,
+            Self::Wire => edge::WIRE_EGRESS,
+        }
+    }
 }
 
-/// What happens to a flow's source address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Nat {
+/// What happens to a flow's source address. Numbers, since they lie in [`Scratch`].
+struct Nat;
+
+impl Nat {
     /// It is kept.
-    Keep,
-    /// The address of the device that the packet leaves by.
-    Snat,
-    /// Client and backend are one pod: the frontend's address.
-    Hairpin,
+    const KEEP: u32 = 0;
+    /// It becomes the address of the device that the packet leaves by.
+    const SNAT: u32 = 1;
+    /// Client and backend are one pod: it becomes the frontend's address.
+    const HAIRPIN: u32 = 2;
 }
 
 /// A backend as a candidate for a packet's flow.
-#[derive(Clone, Copy)]
-struct Leg {
-    reference: BackendRef,
-    backend: Backend,
-    nat: Nat,
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Zeroable)]
+pub struct Leg {
+    /// Address of the backend.
+    pub addr: Addr,
+    /// Which backend it is.
+    pub reference: BackendRef,
+    /// What happens to the source address.
+    nat: u32,
+    /// Port of the backend, host byte order.
+    pub port: u16,
     /// Source port that the backend sees, host byte order.
-    source_port: u16,
+    pub source_port: u16,
+    /// Whether the backend serves the flows that it has.
+    serves: u32,
 }
 
-/// What the store says about a candidate.
-enum Found {
-    /// This client's flow.
-    Ours {
-        snat: Addr,
-        hop: Hop,
-        phase: Phase,
-        /// The slow tick: what is cached is to be renewed.
-        due: bool,
-    },
-    /// Another client's, and alive.
-    Taken,
-    /// A record that has outlived its phase.
-    Expired,
+/// What the store says about a candidate: bits, all of which are always known. An enum with fields
+/// leaves the fields of its other variants undefined, and the verifier refuses to look at those.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Found(u32);
+
+impl Found {
     /// Nothing.
-    Free,
+    const FREE: Self = Self(0);
+    /// Another client's record, and alive.
+    const TAKEN: Self = Self(1);
+    /// A record that has outlived its phase.
+    const EXPIRED: Self = Self(2);
+    /// This client's flow: `snat` and `hop` of the scratch memory are the record's.
+    const OURS: u32 = 4;
+    /// … no reply has been seen yet.
+    const OPENING: u32 = 8;
+    /// … the slow tick: what is cached is to be renewed.
+    const DUE: u32 = 16;
+
+    #[inline(always)]
+    fn has(self, bit: u32) -> bool {
+        self.0 & bit != 0
+    }
 }
 
-/// A packet on its way to a backend.
-struct Forward<'a, E> {
-    env: &'a E,
-    scratch: &'a mut Scratch,
-    parsed: &'a Parsed,
-    site: Site,
-    config: DatapathConfig,
-    hash: u32,
-    tick: u64,
+/// How the first packet of a flow goes on. `leg`, `snat` and `hop` of the scratch memory are set
+/// if it is to be sent.
+#[repr(u32)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Opened {
+    Send,
+    Defer,
+    NoSnatPort,
+    Unroutable,
+    TornTable,
 }
 
-/// Translates a packet that dials a frontend. Nothing if it dials none.
+/// Translates the packet `scratch.parsed` if it dials a frontend. Nothing if it dials none.
 #[inline(always)]
-pub fn forward<E: Env>(
-    env: &E,
-    scratch: &mut Scratch,
-    parsed: &Parsed,
-    site: Site,
-) -> Option<Action> {
-    let tuple = &parsed.tuple;
+pub fn forward<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> Option<Action> {
+    let tuple = &scratch.parsed.tuple;
     if tuple.dst.is_loopback() {
         // Localhost NodePorts are for sockets of the node, never for packets.
         return None;
     }
     scratch.frontend_key = tuple.frontend();
+    scratch.hash = tuple.hash(env.config().seed);
     let frontend = env.frontend(&scratch.frontend_key)?;
-    let extent = site.extent(&frontend);
-    if extent.is_empty() {
+    scratch.extent = site.extent(&frontend);
+    if scratch.extent.is_empty() {
         return Some(Action::Drop(Outcome::NoBackend));
     }
-    let config = env.config();
-    let mut packet = Forward {
-        env,
-        scratch,
-        parsed,
-        site,
-        config,
-        hash: tuple.hash(config.seed),
-        tick: env.tick(),
-    };
-    let Some(slot) = slot(env, &frontend, extent, packet.hash) else {
-        return Some(Action::Drop(Outcome::TornTable));
-    };
-    Some(packet.serve(extent, slot))
+    scratch.now = env.now();
+    match slot(env, &frontend, scratch.extent, scratch.hash) {
+        Some(slot) => scratch.slot = slot,
+        None => return Some(Action::Drop(Outcome::TornTable)),
+    }
+    Some(serve(env, scratch, site))
 }
 
 /// The slot that `hash` selects, if the extent still is this frontend's.
@@ -131,349 +150,313 @@ pub(super) fn slot<E: super::Tables>(
     env.slot(extent.slot_index(hash))
 }
 
-impl<E: Env> Forward<'_, E> {
-    #[inline(always)]
-    fn serve(&mut self, extent: Extent, slot: Slot) -> Action {
-        let Some(current) = self.leg(slot.current, 0) else {
-            return Action::Drop(Outcome::TornTable);
-        };
-        let found = self.find(&current);
-        if let Found::Ours {
-            snat,
-            hop,
-            phase,
-            due,
-        } = found
+#[inline(always)]
+fn serve<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> Action {
+    if !set_leg(env, scratch, site, scratch.slot.current) {
+        return Action::Drop(Outcome::TornTable);
+    }
+    let found = find(env, scratch, site);
+    if found.has(Found::OURS) {
+        if is_syn(scratch)
+            && !found.has(Found::OPENING)
+            && let Some(flow) = env.look_up(&scratch.key)
         {
-            if self.is_syn() && phase != Phase::Opening {
-                self.reopen();
-            }
-            return self.follow(&current, snat, hop, due, false);
+            flow.reopen(scratch.now);
         }
-        if let Some(action) = self.follow_elsewhere(slot.previous) {
-            return action;
+        if found.has(Found::DUE) && scratch.leg.nat == Nat::SNAT {
+            renew(env, scratch);
         }
-        self.open(extent, current, &found)
+        return send(env, scratch);
     }
-
-    /// Follows a flow whose backend is not what its slot says: the slot's previous owner, or the
-    /// one that it is pinned to.
-    #[inline(always)]
-    fn follow_elsewhere(&mut self, previous: BackendRef) -> Option<Action> {
-        if let Some(leg) = self.leg(previous, 0)
-            && let Some(action) = self.follow_if_alive(&leg, true)
-        {
-            return Some(action);
-        }
-        self.scratch.pin_key = self.parsed.tuple.pin();
-        let pin = self.env.pin(&self.scratch.pin_key)?;
-        let mut leg = self.leg(pin.backend, 0)?;
-        leg.source_port = pin.source_port;
-        self.follow_if_alive(&leg, false)
+    if recall(env, scratch, site) {
+        return send(env, scratch);
     }
-
-    #[inline(always)]
-    fn follow_if_alive(&mut self, leg: &Leg, pin: bool) -> Option<Action> {
-        // A datagram can go anywhere; only a connection is worth a backend that is gone.
-        if self.parsed.tuple.protocol != protocol::TCP && !leg.backend.serves() {
-            return None;
-        }
-        let Found::Ours {
-            snat,
-            hop,
-            phase,
-            due,
-        } = self.find(leg)
-        else {
-            return None;
-        };
-        // A SYN goes where the table says now, unless it repeats one that is under way.
-        if self.is_syn() && !(phase == Phase::Opening && leg.backend.serves()) {
-            return None;
-        }
-        Some(self.follow(leg, snat, hop, due, pin))
-    }
-
-    #[inline(always)]
-    fn is_syn(&self) -> bool {
-        self.parsed.tuple.protocol == protocol::TCP && self.parsed.opens()
-    }
-
-    /// The candidate that `reference` means; nothing if it means an earlier incarnation.
-    #[inline(always)]
-    fn leg(&self, reference: BackendRef, attempt: u32) -> Option<Leg> {
-        let backend = self.env.backend(reference.index())?;
-        if !backend.is(reference) {
-            return None;
-        }
-        let tuple = &self.parsed.tuple;
-        let nat = match self.site {
-            Site::Pod(_) if backend.addr.to_wire_words() == tuple.src.to_wire_words() => {
-                Nat::Hairpin
-            }
-            Site::Wire if backend.local == 0 => Nat::Snat,
-            _ => Nat::Keep,
-        };
-        let source_port = match nat {
-            Nat::Keep => tuple.src_port,
-            Nat::Snat | Nat::Hairpin => select::snat_port(&self.config, tuple, self.hash, attempt),
-        };
-        Some(Leg {
-            reference,
-            backend,
-            nat,
-            source_port,
-        })
-    }
-
-    /// Makes the key of the reply that the candidate would send.
-    #[inline(always)]
-    fn set_key(&mut self, leg: &Leg) {
-        let tuple = &self.parsed.tuple;
-        let reply = Tuple {
-            src: leg.backend.addr,
-            dst: if leg.nat == Nat::Hairpin {
-                tuple.dst
-            } else {
-                tuple.src
-            },
-            src_port: leg.backend.port,
-            dst_port: leg.source_port,
-            protocol: tuple.protocol,
-        };
-        self.scratch.key = FlowKey::of_reply(&reply, self.edge(leg.nat));
-    }
-
-    #[inline(always)]
-    fn edge(&self, nat: Nat) -> u32 {
-        match (self.site, nat) {
-            (Site::Pod(ifindex), _) => ifindex,
-            (Site::Wire, Nat::Snat) => edge::WIRE_INGRESS,
-            (Site::Wire, _) => edge::WIRE_EGRESS,
-        }
-    }
-
-    #[inline(always)]
-    fn find(&mut self, leg: &Leg) -> Found {
-        self.set_key(leg);
-        let (tick, hz) = (self.tick, self.config.ticks_per_second);
-        let parsed = self.parsed;
-        self.env
-            .look_up(&self.scratch.key, |flow| {
-                if flow.is_expired(tick, hz) {
-                    return Found::Expired;
-                }
-                if !flow.is_owned_by(&parsed.tuple) {
-                    return Found::Taken;
-                }
-                let phase = flow.phase();
-                let due = flow.note(Direction::Forward, parsed.tcp_flags, tick, hz);
-                Found::Ours {
-                    snat: flow.snat,
-                    hop: flow.forward,
-                    phase,
-                    due,
-                }
-            })
-            .unwrap_or(Found::Free)
-    }
-
-    #[inline(always)]
-    fn reopen(&mut self) {
-        let tick = self.tick;
-        let _ = self
-            .env
-            .look_up(&self.scratch.key, |flow| flow.reopen(tick));
-    }
-
-    /// Sends a packet of a known flow on its way.
-    #[inline(always)]
-    fn follow(&mut self, leg: &Leg, snat: Addr, hop: Hop, due: bool, pin: bool) -> Action {
-        if pin && due {
-            self.pin(leg);
-        }
-        match leg.nat {
-            Nat::Keep => self.keep(leg),
-            Nat::Hairpin => self.hairpin(leg),
-            Nat::Snat => {
-                let hop = if due { self.renew(leg, hop) } else { hop };
-                self.snat(leg, snat, hop)
-            }
-        }
-    }
-
-    /// Asks the routing table again for the next hop of a SNATed flow, as it may have changed.
-    #[inline(always)]
-    fn renew(&mut self, leg: &Leg, old: Hop) -> Hop {
-        match self.env.route(self.parsed, leg.backend.addr) {
-            Route::Via(hop) => {
-                // The key is still this flow's: it has just been found by it.
-                let _ = self
-                    .env
-                    .look_up(&self.scratch.key, |flow| flow.forward = hop);
-                hop
-            }
-            Route::Defer | Route::Unreachable => old,
-        }
-    }
-
-    /// Opens a flow with the candidate, or with another one if its reply could not be told from
-    /// another connection's.
-    #[inline(always)]
-    fn open(&mut self, extent: Extent, first: Leg, found: &Found) -> Action {
-        let (snat, hop) = match self.way_out(&first) {
-            Ok(way) => way,
-            Err(action) => return action,
-        };
-        if let Found::Expired = found {
-            self.set_key(&first);
-            self.env.remove(&self.scratch.key);
-        }
-        if !matches!(found, Found::Taken) && self.insert(&first, snat, hop) {
-            return self.opened(&first, snat, hop);
-        }
-        for attempt in 1..select::PROBES {
-            let Some(leg) = self.alternative(extent, &first, attempt) else {
-                continue;
-            };
-            if self.insert(&leg, snat, hop) {
-                self.pin(&leg);
-                return self.opened(&leg, snat, hop);
-            }
-        }
-        Action::Drop(Outcome::NoSnatPort)
-    }
-
-    /// SNAT address and next hop of a candidate that needs them.
-    #[inline(always)]
-    fn way_out(&self, leg: &Leg) -> Result<(Addr, Hop), Action> {
-        match leg.nat {
-            Nat::Keep => Ok((Addr::unspecified(), Hop::device(0))),
-            Nat::Hairpin => Ok((self.parsed.tuple.dst, Hop::device(0))),
-            Nat::Snat => {
-                let hop = match self.env.route(self.parsed, leg.backend.addr) {
-                    Route::Via(hop) => hop,
-                    Route::Defer => return Err(Action::Defer),
-                    Route::Unreachable => return Err(Action::Drop(Outcome::Unroutable)),
-                };
-                self.snat_address(hop, leg.backend.addr.is_v4())
-                    .map(|addr| (addr, hop))
-                    .ok_or(Action::Drop(Outcome::Unroutable))
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn snat_address(&self, hop: Hop, is_v4: bool) -> Option<Addr> {
-        let interface = self.env.interface(hop.ifindex)?;
-        let addr = if is_v4 {
-            interface.snat4
-        } else {
-            interface.snat6
-        };
-        (addr.to_wire_words() != Addr::UNSPECIFIED.to_wire_words()).then_some(addr)
-    }
-
-    /// Another port to the same backend where we choose the port, else another backend.
-    #[inline(always)]
-    fn alternative(&self, extent: Extent, first: &Leg, attempt: u32) -> Option<Leg> {
-        if first.nat != Nat::Keep {
-            let source_port =
-                select::snat_port(&self.config, &self.parsed.tuple, self.hash, attempt);
-            return Some(Leg {
-                source_port,
-                ..*first
-            });
-        }
-        let index = extent.slot_index(select::probe(self.hash, attempt));
-        let leg = self.leg(self.env.slot(index)?.current, attempt)?;
-        (leg.nat == Nat::Keep).then_some(leg)
-    }
-
-    #[inline(always)]
-    fn insert(&mut self, leg: &Leg, snat: Addr, hop: Hop) -> bool {
-        self.set_key(leg);
-        let flow = &mut self.scratch.flow;
-        *flow = Flow::new(&self.parsed.tuple, leg.reference, snat, hop, self.tick);
-        let hz = self.config.ticks_per_second;
-        let _ = flow.note(Direction::Forward, self.parsed.tcp_flags, self.tick, hz);
-        self.env
-            .insert_if_absent(&self.scratch.key, &self.scratch.flow)
-    }
-
-    #[inline(always)]
-    fn pin(&mut self, leg: &Leg) {
-        self.scratch.pin_key = self.parsed.tuple.pin();
-        self.scratch.pin = Pin {
-            backend: leg.reference,
-            source_port: leg.source_port,
-            pad: 0,
-        };
-        self.env
-            .insert_pin(&self.scratch.pin_key, &self.scratch.pin);
-    }
-
-    #[inline(always)]
-    fn opened(&self, leg: &Leg, snat: Addr, hop: Hop) -> Action {
-        self.env.count(Outcome::NewFlow);
-        match leg.nat {
-            Nat::Keep => self.keep(leg),
-            Nat::Hairpin => self.hairpin(leg),
-            Nat::Snat => self.snat(leg, snat, hop),
-        }
-    }
-
-    #[inline(always)]
-    fn keep(&self, leg: &Leg) -> Action {
-        Action::Stack(Rewrite {
-            src: None,
-            dst: Some(leg.endpoint()),
-            routed: false,
-        })
-    }
-
-    #[inline(always)]
-    fn hairpin(&self, leg: &Leg) -> Action {
-        Action::Bounce(Rewrite {
-            src: Some(Endpoint {
-                addr: self.parsed.tuple.dst,
-                port: leg.source_port,
-            }),
-            dst: Some(leg.endpoint()),
-            routed: false,
-        })
-    }
-
-    #[inline(always)]
-    fn snat(&self, leg: &Leg, snat: Addr, hop: Hop) -> Action {
-        if self.parsed.ttl <= 1 || !self.env.fits(self.parsed, &hop) {
-            // The stack tells the client why this packet cannot go on.
-            return self.keep(leg);
-        }
-        if !self.env.can_send(&hop) {
-            return Action::Defer;
-        }
-        let src = Endpoint {
-            addr: snat,
-            port: leg.source_port,
-        };
-        Action::Out(
-            Rewrite {
-                src: Some(src),
-                dst: Some(leg.endpoint()),
-                routed: true,
-            },
-            hop,
-        )
+    match open(env, scratch, site, found) {
+        Opened::Send => send(env, scratch),
+        Opened::Defer => Action::Defer,
+        Opened::NoSnatPort => Action::Drop(Outcome::NoSnatPort),
+        Opened::Unroutable => Action::Drop(Outcome::Unroutable),
+        Opened::TornTable => Action::Drop(Outcome::TornTable),
     }
 }
 
-impl Leg {
-    #[inline(always)]
-    fn endpoint(&self) -> Endpoint {
-        Endpoint {
-            addr: self.backend.addr,
-            port: self.backend.port,
+/// Finds a flow whose backend is not what its slot says: the slot's previous owner, or the one
+/// that the flow is pinned to.
+#[inline(never)]
+fn recall<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> bool {
+    if set_leg(env, scratch, site, scratch.slot.previous)
+        && let Some(due) = follow_if_alive(env, scratch, site)
+    {
+        if due {
+            pin(env, scratch);
         }
+        return true;
+    }
+    scratch.pin_key = scratch.parsed.tuple.pin();
+    let Some(pin) = env.pin(&scratch.pin_key) else {
+        return false;
+    };
+    if !set_leg(env, scratch, site, pin.backend) {
+        return false;
+    }
+    scratch.leg.source_port = pin.source_port;
+    follow_if_alive(env, scratch, site).is_some()
+}
+
+/// Whether the packet belongs to a flow of this candidate, and may stay with it; if so, whether
+/// what the record caches had to be renewed.
+#[inline(always)]
+fn follow_if_alive<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> Option<bool> {
+    // A datagram can go anywhere; only a connection is worth a backend that is gone.
+    if scratch.parsed.tuple.protocol != protocol::TCP && scratch.leg.serves == 0 {
+        return None;
+    }
+    let found = find(env, scratch, site);
+    if !found.has(Found::OURS) {
+        return None;
+    }
+    // A SYN goes where the table says now, unless it repeats one that is under way.
+    if is_syn(scratch) && !(found.has(Found::OPENING) && scratch.leg.serves != 0) {
+        return None;
+    }
+    let due = found.has(Found::DUE);
+    if due && scratch.leg.nat == Nat::SNAT {
+        renew(env, scratch);
+    }
+    Some(due)
+}
+
+#[inline(always)]
+fn is_syn(scratch: &Scratch) -> bool {
+    scratch.parsed.tuple.protocol == protocol::TCP && scratch.parsed.opens()
+}
+
+/// Makes `reference` the candidate. False if it means an earlier incarnation, or nothing.
+#[inline(always)]
+fn set_leg<E: Env>(env: &E, scratch: &mut Scratch, site: Site, reference: BackendRef) -> bool {
+    let Some(backend) = env.backend(reference.index()) else {
+        return false;
+    };
+    if !backend.is(reference) {
+        return false;
+    }
+    let nat = nat_of(&backend, &scratch.parsed.tuple, site);
+    scratch.leg = Leg {
+        addr: backend.addr.by_words(),
+        reference,
+        nat,
+        port: backend.port,
+        source_port: source_port(env, scratch, nat, 0),
+        serves: backend.serves().into(),
+    };
+    true
+}
+
+#[inline(always)]
+fn nat_of(backend: &Backend, tuple: &Tuple, site: Site) -> u32 {
+    match site {
+        Site::Pod(_) if backend.addr.to_wire_words() == tuple.src.to_wire_words() => Nat::HAIRPIN,
+        Site::Wire if backend.local == 0 => Nat::SNAT,
+        _ => Nat::KEEP,
+    }
+}
+
+#[inline(always)]
+fn source_port<E: Env>(env: &E, scratch: &Scratch, nat: u32, attempt: u32) -> u16 {
+    if nat == Nat::KEEP {
+        scratch.parsed.tuple.src_port
+    } else {
+        select::snat_port(&env.config(), &scratch.parsed.tuple, scratch.hash, attempt)
+    }
+}
+
+/// Makes the key of the reply that the candidate would send.
+#[inline(always)]
+fn set_key(scratch: &mut Scratch, site: Site) {
+    let (tuple, leg) = (&scratch.parsed.tuple, &scratch.leg);
+    let reply = Tuple {
+        src: leg.addr,
+        dst: if leg.nat == Nat::HAIRPIN {
+            tuple.dst
+        } else {
+            tuple.src
+        },
+        src_port: leg.port,
+        dst_port: leg.source_port,
+        protocol: tuple.protocol,
+    };
+    scratch.key = FlowKey::of_reply(&reply, site.edge(leg.nat));
+}
+
+#[inline(always)]
+fn find<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> Found {
+    set_key(scratch, site);
+    let Scratch {
+        parsed,
+        now,
+        snat,
+        hop,
+        key,
+        ..
+    } = scratch;
+    let Some(flow) = env.look_up(key) else {
+        return Found::FREE;
+    };
+    if flow.is_expired(*now) {
+        return Found::EXPIRED;
+    }
+    if !flow.is_owned_by(&parsed.tuple) {
+        return Found::TAKEN;
+    }
+    let opening = if flow.is_opening() { Found::OPENING } else { 0 };
+    let due = flow.note(Direction::Forward, parsed.tcp_flags, *now);
+    (*snat, *hop) = (flow.snat.by_words(), flow.forward.by_words());
+    Found(Found::OURS | opening | if due { Found::DUE } else { 0 })
+}
+
+/// Asks the routing table again for the next hop of the flow whose key is set, as it may have
+/// changed.
+#[inline(never)]
+fn renew<E: Env>(env: &mut E, scratch: &mut Scratch) {
+    if let Route::Via(hop) = env.route(&scratch.parsed, scratch.leg.addr) {
+        scratch.hop = hop;
+        if let Some(flow) = env.look_up(&scratch.key) {
+            flow.forward = hop;
+        }
+    }
+}
+
+/// Opens a flow with the slot's owner, or with another backend or port if its reply could not be
+/// told from another connection's. `found` says what stands where its record would be.
+#[inline(never)]
+fn open<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site, found: Found) -> Opened {
+    if !set_leg(env, scratch, site, scratch.slot.current) {
+        return Opened::TornTable;
+    }
+    match way_out(env, scratch) {
+        Opened::Send => {}
+        no_way => return no_way,
+    }
+    let Scratch {
+        parsed,
+        now,
+        snat,
+        hop,
+        flow,
+        ..
+    } = scratch;
+    flow.begin(&parsed.tuple, parsed.tcp_flags, snat, hop, *now);
+    if found == Found::EXPIRED {
+        set_key(scratch, site);
+        env.remove(&scratch.key);
+    }
+    let nat = scratch.leg.nat;
+    for attempt in u32::from(found == Found::TAKEN)..select::PROBES {
+        if attempt != 0 && !alternative(env, scratch, site, nat, attempt) {
+            continue;
+        }
+        scratch.flow.backend = scratch.leg.reference;
+        set_key(scratch, site);
+        if env.insert_if_absent(&scratch.key, &scratch.flow) {
+            if attempt != 0 {
+                pin(env, scratch);
+            }
+            env.count(Outcome::NewFlow);
+            return Opened::Send;
+        }
+    }
+    Opened::NoSnatPort
+}
+
+/// Sets the SNAT address and the next hop of a candidate that needs them.
+#[inline(always)]
+fn way_out<E: Env>(env: &E, scratch: &mut Scratch) -> Opened {
+    if scratch.leg.nat != Nat::SNAT {
+        scratch.hop = Hop::device(0);
+        scratch.snat = Addr::unspecified();
+        return Opened::Send;
+    }
+    match env.route(&scratch.parsed, scratch.leg.addr) {
+        Route::Via(hop) => scratch.hop = hop,
+        Route::Defer => return Opened::Defer,
+        Route::Unreachable => return Opened::Unroutable,
+    }
+    let Some(interface) = env.interface(scratch.hop.ifindex) else {
+        return Opened::Unroutable;
+    };
+    scratch.snat = if scratch.leg.addr.is_v4() {
+        interface.snat4.by_words()
+    } else {
+        interface.snat6.by_words()
+    };
+    if scratch.snat == Addr::UNSPECIFIED {
+        return Opened::Unroutable;
+    }
+    Opened::Send
+}
+
+/// Makes another port to the first candidate the candidate, where we choose the port; else
+/// another backend. False if there is none at this attempt.
+#[inline(always)]
+fn alternative<E: Env>(
+    env: &mut E,
+    scratch: &mut Scratch,
+    site: Site,
+    nat: u32,
+    attempt: u32,
+) -> bool {
+    if nat != Nat::KEEP {
+        scratch.leg.source_port = source_port(env, scratch, nat, attempt);
+        return true;
+    }
+    let index = scratch
+        .extent
+        .slot_index(select::probe(scratch.hash, attempt));
+    env.slot(index)
+        .is_some_and(|slot| set_leg(env, scratch, site, slot.current))
+        && scratch.leg.nat == Nat::KEEP
+}
+
+#[inline(always)]
+fn pin<E: Env>(env: &E, scratch: &mut Scratch) {
+    scratch.pin_key = scratch.parsed.tuple.pin();
+    scratch.pin = Pin {
+        backend: scratch.leg.reference,
+        source_port: scratch.leg.source_port,
+        pad: 0,
+    };
+    env.insert_pin(&scratch.pin_key, &scratch.pin);
+}
+
+/// Sends a packet of a known flow on its way.
+#[inline(always)]
+fn send<E: Env>(env: &E, scratch: &mut Scratch) -> Action {
+    let Scratch {
+        parsed,
+        leg,
+        snat,
+        hop,
+        src,
+        dst,
+        ..
+    } = scratch;
+    *dst = Endpoint {
+        addr: leg.addr.by_words(),
+        port: leg.port,
+    };
+    src.port = leg.source_port;
+    match leg.nat {
+        Nat::HAIRPIN => {
+            src.addr = parsed.tuple.dst.by_words();
+            Action::Bounce
+        }
+        // The stack tells the client why its packet cannot go on.
+        Nat::SNAT if parsed.ttl <= 1 || !env.fits(parsed, hop) => Action::ToBackend,
+        Nat::SNAT if !env.can_send(hop) => Action::Defer,
+        Nat::SNAT => {
+            src.addr = snat.by_words();
+            Action::Out
+        }
+        _ => Action::ToBackend,
     }
 }

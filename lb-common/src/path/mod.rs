@@ -11,11 +11,13 @@ pub mod sockets;
 use bytemuck::Zeroable;
 
 use crate::{
-    Addr, Backend, DatapathConfig, Flow, FlowKey, Frontend, FrontendKey, Hop, Interface, Pin,
-    PinKey, Slot,
+    Addr, Backend, DatapathConfig, Extent, Flow, FlowKey, Frontend, FrontendKey, Hop, Interface,
+    Pin, PinKey, Slot,
     counter::Outcome,
+    flow::Now,
     packet::Parsed,
-    rewrite::Rewrite,
+    path::forward::Leg,
+    rewrite::{Endpoint, Rewrite},
     socket::{SocketKey, SocketPeer},
 };
 
@@ -23,8 +25,8 @@ use crate::{
 pub trait Tables {
     /// Constants of this load of the programs.
     fn config(&self) -> DatapathConfig;
-    /// Kernel ticks since some time before boot.
-    fn tick(&self) -> u64;
+    /// The time.
+    fn now(&self) -> Now;
     /// An element of `FRONTENDS`.
     fn frontend(&self, key: &FrontendKey) -> Option<Frontend>;
     /// An element of `SLOTS`.
@@ -43,13 +45,13 @@ pub trait Tables {
 
 /// The store of flows.
 pub trait FlowStore {
-    /// Looks a record up and lets `use_it` read or change it in place.
-    fn look_up<R>(&self, key: &FlowKey, use_it: impl FnOnce(&mut Flow) -> R) -> Option<R>;
+    /// Looks a record up, to be read or changed in place.
+    fn look_up(&mut self, key: &FlowKey) -> Option<&mut Flow>;
     /// Inserts a record unless its key is there. False if it is, or if there is no room.
     #[must_use]
-    fn insert_if_absent(&self, key: &FlowKey, flow: &Flow) -> bool;
+    fn insert_if_absent(&mut self, key: &FlowKey, flow: &Flow) -> bool;
     /// Removes a record; one that is not there is no error.
-    fn remove(&self, key: &FlowKey);
+    fn remove(&mut self, key: &FlowKey);
 }
 
 /// The device at which a packet is met, and the ways from there.
@@ -80,6 +82,8 @@ pub enum Route {
 }
 
 /// What is to be done with a packet.
+///
+/// Where to, the scratch memory says: an enum with addresses in it would live on the stack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Action {
@@ -89,21 +93,65 @@ pub enum Action {
     Defer,
     /// It is dropped.
     Drop(Outcome),
-    /// It is rewritten and goes on its way through the node's stack.
-    Stack(Rewrite),
-    /// It is rewritten and leaves by this hop at once.
-    Out(Rewrite, Hop),
-    /// It is rewritten and goes back to where it came from: the pod at the veth's other end.
-    Bounce(Rewrite),
+    /// Its destination becomes [`Scratch::dst`], and it goes on its way through the stack.
+    ToBackend,
+    /// Its source becomes [`Scratch::src`], and it goes on its way.
+    ToClient,
+    /// Both ends are rewritten, and it leaves by [`Scratch::hop`] at once.
+    Out,
+    /// Both ends are rewritten, and it goes back to where it came from: the pod at the veth's
+    /// other end.
+    Bounce,
 }
 
-/// Working memory of one packet or call: what map operations take by address.
+impl Action {
+    /// What becomes of the packet's headers.
+    #[inline(always)]
+    #[must_use]
+    pub fn rewrite(self, scratch: &Scratch) -> Rewrite {
+        let (src, dst) = (scratch.src.by_words(), scratch.dst.by_words());
+        let (src, dst) = match self {
+            Self::Out | Self::Bounce => (Some(src), Some(dst)),
+            Self::ToBackend => (None, Some(dst)),
+            Self::ToClient => (Some(src), None),
+            Self::Pass | Self::Defer | Self::Drop(_) => (None, None),
+        };
+        Rewrite {
+            src,
+            dst,
+            routed: matches!(self, Self::Out),
+        }
+    }
+}
+
+/// Working memory of one packet or call: what map operations take by address, and what the parts
+/// of a program hand to each other.
 ///
 /// A program's own stack is too small for it (512 bytes), and must be accessed aligned, which
 /// packets need not be: the compiler does not tell the two apart.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Zeroable)]
 pub struct Scratch {
+    /// The packet.
+    pub parsed: Parsed,
+    /// Its flow's hash.
+    pub hash: u32,
+    /// When it came.
+    pub now: Now,
+    /// The table that it is looked up in.
+    pub extent: Extent,
+    /// What it finds there.
+    pub slot: Slot,
+    /// The backend in question.
+    pub leg: Leg,
+    /// SNAT address of the flow; unspecified without.
+    pub snat: Addr,
+    /// Next hop of the flow.
+    pub hop: Hop,
+    /// What the packet's source becomes.
+    pub src: Endpoint,
+    /// What the packet's destination becomes.
+    pub dst: Endpoint,
     /// Key of the frontend that is dialled.
     pub frontend_key: FrontendKey,
     /// Key of the record in question.

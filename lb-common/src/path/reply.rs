@@ -2,126 +2,100 @@
 
 use super::{Action, Env, Route, Scratch};
 use crate::{
-    Flow, FlowKey, Hop,
+    Flow, FlowKey, Tuple,
+    counter::Outcome,
     flow::{Direction, edge},
-    packet::Parsed,
-    rewrite::{Endpoint, Rewrite},
+    rewrite::Endpoint,
 };
 
-struct Undo {
-    client: Endpoint,
-    frontend: Endpoint,
-    hop: Hop,
-    due: bool,
-}
-
+/// Looks up the record of the key that is set, and notes the reply if it is `expected`: then
+/// `src`, `dst` and `hop` of the scratch memory are the record's. Says whether what the record
+/// caches is to be renewed.
 #[inline(always)]
 fn undo<E: Env>(
-    env: &E,
-    parsed: &Parsed,
-    key: &FlowKey,
-    expected: impl FnOnce(&Flow) -> bool,
-) -> Option<Undo> {
-    let (tick, hz) = (env.tick(), env.config().ticks_per_second);
-    env.look_up(key, |flow| {
-        if !expected(flow) {
-            return None;
-        }
-        let due = flow.note(Direction::Reply, parsed.tcp_flags, tick, hz);
-        Some(Undo {
-            client: Endpoint {
-                addr: flow.client,
-                port: flow.client_port,
-            },
-            frontend: Endpoint {
-                addr: flow.frontend,
-                port: flow.frontend_port,
-            },
-            hop: flow.reply,
-            due,
-        })
-    })?
+    env: &mut E,
+    scratch: &mut Scratch,
+    expected: impl FnOnce(&Flow, &Tuple) -> bool,
+) -> Option<bool> {
+    let now = env.now();
+    let Scratch {
+        parsed,
+        src,
+        dst,
+        hop,
+        key,
+        ..
+    } = scratch;
+    let flow = env.look_up(key)?;
+    if !expected(flow, &parsed.tuple) {
+        return None;
+    }
+    let due = flow.note(Direction::Reply, parsed.tcp_flags, now);
+    *src = Endpoint {
+        addr: flow.frontend.by_words(),
+        port: flow.frontend_port,
+    };
+    *dst = Endpoint {
+        addr: flow.client.by_words(),
+        port: flow.client_port,
+    };
+    *hop = flow.reply.by_words();
+    Some(due)
 }
 
 /// A reply on its way out of the node, to a client that was not SNATed: it gets the frontend
 /// back as its source. Nothing if it is no reply.
 #[inline(always)]
-pub fn unmask<E: Env>(
-    env: &E,
-    scratch: &mut Scratch,
-    parsed: &Parsed,
-    edge: u32,
-) -> Option<Action> {
-    scratch.key = FlowKey::of_reply(&parsed.tuple, edge);
-    let undo = undo(env, parsed, &scratch.key, |_| true)?;
-    Some(Action::Stack(Rewrite {
-        src: Some(undo.frontend),
-        dst: None,
-        routed: false,
-    }))
+pub fn unmask<E: Env>(env: &mut E, scratch: &mut Scratch, edge: u32) -> Option<Action> {
+    scratch.key = FlowKey::of_reply(&scratch.parsed.tuple, edge);
+    undo(env, scratch, |_, _| true)?;
+    Some(Action::ToClient)
 }
 
 /// A reply to an SNAT address: both ends are translated back, and it leaves at once. Nothing if
 /// it is no such reply.
 #[inline(always)]
-pub fn unsnat<E: Env>(env: &E, scratch: &mut Scratch, parsed: &Parsed) -> Option<Action> {
-    scratch.key = FlowKey::of_reply(&parsed.tuple, edge::WIRE_INGRESS);
-    let dst = parsed.tuple.dst.to_wire_words();
-    let undo = undo(env, parsed, &scratch.key, |flow| {
-        flow.snat.to_wire_words() == dst
+pub fn unsnat<E: Env>(env: &mut E, scratch: &mut Scratch) -> Option<Action> {
+    scratch.key = FlowKey::of_reply(&scratch.parsed.tuple, edge::WIRE_INGRESS);
+    let due = undo(env, scratch, |flow, tuple| {
+        flow.snat.to_wire_words() == tuple.dst.to_wire_words()
     })?;
-    let hop = if undo.due || undo.hop.ifindex == 0 {
-        match env.route(parsed, undo.client.addr) {
+    if due || scratch.hop.ifindex == 0 {
+        match env.route(&scratch.parsed, scratch.dst.addr) {
             Route::Via(hop) => {
-                let _ = env.look_up(&scratch.key, |flow| flow.reply = hop);
-                hop
+                scratch.hop = hop;
+                if let Some(flow) = env.look_up(&scratch.key) {
+                    flow.reply = hop;
+                }
             }
-            Route::Defer | Route::Unreachable if undo.hop.ifindex != 0 => undo.hop,
+            Route::Defer | Route::Unreachable if scratch.hop.ifindex != 0 => {}
             Route::Defer => return Some(Action::Defer),
-            Route::Unreachable => return Some(Action::Drop(crate::counter::Outcome::Unroutable)),
+            Route::Unreachable => return Some(Action::Drop(Outcome::Unroutable)),
         }
-    } else {
-        undo.hop
-    };
-    if !env.can_send(&hop) {
+    }
+    if !env.can_send(&scratch.hop) {
         return Some(Action::Defer);
     }
-    Some(Action::Out(
-        Rewrite {
-            src: Some(undo.frontend),
-            dst: Some(undo.client),
-            routed: true,
-        },
-        hop,
-    ))
+    Some(Action::Out)
 }
 
 /// A reply of a pod to itself: both ends are translated back, and it returns to the pod.
 #[inline(always)]
-pub fn unhairpin<E: Env>(
-    env: &E,
-    scratch: &mut Scratch,
-    parsed: &Parsed,
-    ifindex: u32,
-) -> Option<Action> {
-    scratch.key = FlowKey::of_reply(&parsed.tuple, ifindex);
-    let undo = undo(env, parsed, &scratch.key, |_| true)?;
-    Some(Action::Bounce(Rewrite {
-        src: Some(undo.frontend),
-        dst: Some(undo.client),
-        routed: false,
-    }))
+pub fn unhairpin<E: Env>(env: &mut E, scratch: &mut Scratch, ifindex: u32) -> Option<Action> {
+    scratch.key = FlowKey::of_reply(&scratch.parsed.tuple, ifindex);
+    undo(env, scratch, |_, _| true)?;
+    Some(Action::Bounce)
 }
 
 /// A client that opens a connection to a backend's own address must not meet the flow of an
 /// earlier connection to a frontend with the same ports: its replies would be translated.
 #[inline(always)]
-pub fn forget<E: Env>(env: &E, scratch: &mut Scratch, parsed: &Parsed, edge: u32) {
-    if !parsed.opens() {
+pub fn forget<E: Env>(env: &mut E, scratch: &mut Scratch, edge: u32) {
+    if !scratch.parsed.opens() {
         return;
     }
-    let tuple = &parsed.tuple;
-    let reply = crate::Tuple {
+    let tuple = &scratch.parsed.tuple;
+    let reply = Tuple {
         src: tuple.dst,
         dst: tuple.src,
         src_port: tuple.dst_port,

@@ -71,12 +71,12 @@ impl Case {
 fn run(case: &Case, bytes: &mut [u8], rewrite: &Rewrite) -> Parsed {
     let mut frame = Frame(bytes);
     if case.v4 {
-        let parsed = parse::<V4, _>(&frame).expect("a TCP or UDP packet");
-        apply::<V4, _>(&mut frame, &parsed, rewrite).expect("a whole packet");
+        let (parsed, offsets) = parse::<V4, _>(&frame).expect("a TCP or UDP packet");
+        apply::<V4, _>(&mut frame, &parsed, offsets, rewrite).expect("a whole packet");
         parsed
     } else {
-        let parsed = parse::<V6, _>(&frame).expect("a TCP or UDP packet");
-        apply::<V6, _>(&mut frame, &parsed, rewrite).expect("a whole packet");
+        let (parsed, offsets) = parse::<V6, _>(&frame).expect("a TCP or UDP packet");
+        apply::<V6, _>(&mut frame, &parsed, offsets, rewrite).expect("a whole packet");
         parsed
     }
 }
