@@ -22,7 +22,7 @@ pub enum Hook {
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
-    /// Seen at all.
+    /// Parsed: it has a 5-tuple, and no earlier hook has finished it.
     Seen = 0,
     /// Given a backend, and passed on to the node's stack.
     ToStack = 1,

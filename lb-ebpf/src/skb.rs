@@ -179,7 +179,6 @@ impl Device for Skb {
 #[inline(always)]
 pub(crate) fn run<P: Program>(skb: *mut __sk_buff) -> i32 {
     let mut run = Run::<Skb, P>::new(Skb { skb });
-    run.count(Outcome::Seen);
     if run.ctx.is_finished() {
         run.count(Outcome::Finished);
         return NEXT;
@@ -197,6 +196,7 @@ fn family<F: Family, P: Program>(run: &mut Run<Skb, P>) -> i32 {
     let Some((parsed, offsets)) = parse::<F, _>(&run.ctx) else {
         return NEXT;
     };
+    run.count(Outcome::Seen);
     let Some(scratch) = scratch() else {
         return NEXT;
     };

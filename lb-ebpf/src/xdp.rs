@@ -115,7 +115,6 @@ impl Device for Xdp {
 #[inline(always)]
 pub(crate) fn run<P: Program>(md: *mut xdp_md) -> u32 {
     let mut run = Run::<Xdp, P>::new(Xdp { md });
-    run.count(Outcome::Seen);
     match ethertype(&run.ctx) {
         Some(ethernet::IPV4) => family::<V4, P>(&mut run),
         Some(ethernet::IPV6) => family::<V6, P>(&mut run),
@@ -128,6 +127,7 @@ fn family<F: Family, P: Program>(run: &mut Run<Xdp, P>) -> u32 {
     let Some((parsed, offsets)) = parse::<F, _>(&run.ctx) else {
         return xdp_action::XDP_PASS;
     };
+    run.count(Outcome::Seen);
     let Some(scratch) = scratch() else {
         return xdp_action::XDP_PASS;
     };

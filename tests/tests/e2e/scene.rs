@@ -5,13 +5,15 @@ use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-use lb_common::FrontendKey;
-use lb_common::protocol;
+use lb_common::counter::{Hook, Outcome};
+use lb_common::{FrontendKey, protocol};
 use lb_tests::lab::{Agent, Cluster, ClusterBuilder, Place, Pod, Server};
 use lb_tests::tool::{Protocol, Reply};
 
 /// The Service's cluster addresses.
 pub(crate) const CLUSTER_IPS: [&str; 2] = ["10.96.0.17", "fd00:10:96::11"];
+/// Addresses of the Service that are on no node.
+pub(crate) const EXTERNAL_IPS: [&str; 2] = ["198.51.100.7", "2001:db8:aa::7"];
 pub(crate) const PORT: u16 = 8000;
 pub(crate) const NODE_PORT: u16 = 30366;
 
@@ -70,7 +72,7 @@ impl Scene {
         fs::write(&self.manifests, text).expect("a manifest");
     }
 
-    fn start_agents(&mut self, flags: &[&str]) {
+    pub(crate) fn start_agents(&mut self, flags: &[&str]) {
         let manifests = self.manifests.to_str().expect("a path in UTF-8").to_owned();
         let flags = [&["--manifests", &manifests], flags].concat();
         self.agents = self
@@ -97,6 +99,16 @@ impl Scene {
         CLUSTER_IPS.map(|ip| SocketAddr::new(ip.parse().expect("an address"), PORT))
     }
 
+    /// The Service's external addresses with its port.
+    pub(crate) fn external_ips() -> [SocketAddr; 2] {
+        EXTERNAL_IPS.map(|ip| SocketAddr::new(ip.parse().expect("an address"), PORT))
+    }
+
+    /// What the agent of a node has counted.
+    pub(crate) fn count(&self, node: usize, hook: Hook, outcome: Outcome) -> u64 {
+        self.agents[node].counter(hook, outcome).expect("counters")
+    }
+
     /// The Service's port on a node, over both families.
     pub(crate) fn node_ports(&self, node: usize) -> [SocketAddr; 2] {
         self.cluster
@@ -112,6 +124,7 @@ impl Scene {
 
 fn service() -> String {
     let [v4, v6] = CLUSTER_IPS;
+    let [external4, external6] = EXTERNAL_IPS;
     format!(
         "apiVersion: v1
 kind: Service
@@ -121,6 +134,7 @@ spec:
   selector: {{app: alpaca, env: prod}}
   clusterIP: {v4}
   clusterIPs: ['{v4}', '{v6}']
+  externalIPs: ['{external4}', '{external6}']
   ports:
   - {{name: tcp, protocol: TCP, port: {PORT}, targetPort: {PORT}, nodePort: {NODE_PORT}}}
   - {{name: udp, protocol: UDP, port: {PORT}, targetPort: {PORT}, nodePort: {NODE_PORT}}}
@@ -146,6 +160,21 @@ status:
         pod.ipv4(),
         pod.ipv6()
     )
+}
+
+/// [`reach_all`] over both protocols, for every address of `to`.
+#[track_caller]
+pub(crate) fn reach_all_ways(
+    from: &impl Place,
+    to: impl IntoIterator<Item = SocketAddr>,
+    wanted: &BTreeSet<String>,
+    check: impl Fn(&Reply),
+) {
+    for to in to {
+        for protocol in Protocol::ALL {
+            reach_all(from, protocol, to, wanted, &check);
+        }
+    }
 }
 
 /// Requests from `from` until every one of `wanted` has answered. Every reply must pass `check`;
