@@ -210,3 +210,33 @@ fn storm_of_devices_ends_in_the_true_state() {
         .await;
     });
 }
+
+#[test]
+fn many_routes_do_not_hinder_the_reading() {
+    in_namespace(async || {
+        ip("link add uplink type veth peer name wire");
+        ip("addr add 192.0.2.1/24 dev uplink");
+        ip("link set wire up");
+        ip("link set uplink up");
+        // So many that the kernel hands them out in pieces.
+        let mut batch = Command::new("ip")
+            .args(["-batch", "-"])
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = String::from("route add default via 192.0.2.254\n");
+        for number in 0..4000 {
+            let (high, low) = (number / 256, number % 256);
+            lines += &format!("route add 10.{high}.{low}.0/24 via 192.0.2.2\n");
+        }
+        let mut input = batch.stdin.take().unwrap();
+        input.write_all(lines.as_bytes()).unwrap();
+        drop(input);
+        assert!(batch.wait().unwrap().success());
+
+        for _ in 0..20 {
+            let states = watch(Overrides::default()).await.unwrap();
+            assert_eq!(role(&states.borrow(), "uplink"), Some(Role::Uplink));
+        }
+    });
+}

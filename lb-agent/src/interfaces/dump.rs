@@ -96,13 +96,17 @@ fn address(message: &AddressMessage) -> Option<AddressFacts> {
 }
 
 async fn default_routes(handle: &Handle) -> Result<BTreeSet<u32>, rtnetlink::Error> {
-    let v4 = RouteMessageBuilder::<Ipv4Addr>::new().build();
-    let v6 = RouteMessageBuilder::<Ipv6Addr>::new().build();
-    let routes = handle.route();
-    let mut messages = routes.get(v4).execute().chain(routes.get(v6).execute());
     let mut devices = BTreeSet::new();
-    while let Some(message) = messages.try_next().await? {
-        devices.extend(default_route(&message));
+    // One family after the other: a netlink socket that is asked for a table while it still hands
+    // out another one answers EBUSY.
+    for query in [
+        RouteMessageBuilder::<Ipv4Addr>::new().build(),
+        RouteMessageBuilder::<Ipv6Addr>::new().build(),
+    ] {
+        let mut messages = handle.route().get(query).execute();
+        while let Some(message) = messages.try_next().await? {
+            devices.extend(default_route(&message));
+        }
     }
     Ok(devices)
 }

@@ -29,6 +29,9 @@ const GROUPS: [MulticastGroup; 5] = [
 /// within a millisecond or two.
 const DEBOUNCE: Duration = Duration::from_millis(3);
 
+/// How often the first reading is tried again.
+const ATTEMPTS: u32 = 20;
+
 /// Pause before a broken subscription is renewed.
 const RENEWAL: Duration = Duration::from_millis(100);
 
@@ -58,8 +61,7 @@ pub enum Error {
 ///
 /// [`Error`] if not even the first state can be read; later failures are logged, and retried.
 pub async fn watch(overrides: Overrides) -> Result<Receiver<Arc<State>>, Error> {
-    let mut subscription = Subscription::open()?;
-    let state = subscription.read(&overrides).await?;
+    let (subscription, state) = begin(&overrides).await?;
     let (sender, receiver) = channel(Arc::new(state));
     tokio::spawn(async move {
         tokio::select! {
@@ -68,6 +70,27 @@ pub async fn watch(overrides: Overrides) -> Result<Receiver<Arc<State>>, Error> 
         }
     });
     Ok(receiver)
+}
+
+/// The first subscription, and what it read. A node whose devices change all the time may well
+/// fail one reading (EBUSY, EINTR), which is no reason not to start.
+async fn begin(overrides: &Overrides) -> Result<(Subscription, State), Error> {
+    let mut tries = ATTEMPTS;
+    loop {
+        let mut subscription = Subscription::open()?;
+        match subscription.read(overrides).await {
+            Ok(state) => return Ok((subscription, state)),
+            Err(error) if tries == 0 => return Err(error),
+            Err(error) => {
+                tries -= 1;
+                debug!(
+                    error = &error as &dyn std::error::Error,
+                    "reading network devices again"
+                );
+            }
+        }
+        sleep(RENEWAL).await;
+    }
 }
 
 /// Publishes changes for ever, through as many subscriptions as it takes.
