@@ -232,10 +232,10 @@ pub struct Flow {
     pub ends: u8,
     /// IP protocol number.
     pub protocol: Protocol,
+    /// 1 once `PINS` has this flow.
+    pub pinned: u8,
     /// Zero.
-    pub pad: u8,
-    /// Zero.
-    pub pad_word: u32,
+    pub pad: u32,
 }
 
 const _: () = assert!(size_of::<Flow>() == 112);
@@ -259,8 +259,8 @@ impl Flow {
         self.answered = 0;
         self.ends = ends;
         self.protocol = tuple.protocol;
+        self.pinned = 0;
         self.pad = 0;
-        self.pad_word = 0;
     }
 
     /// Whether a packet with this forward tuple belongs to this connection.

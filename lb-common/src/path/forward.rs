@@ -93,6 +93,8 @@ impl Found {
     const OPENING: u32 = 8;
     /// … the slow tick: what is cached is to be renewed.
     const DUE: u32 = 16;
+    /// … it is in `PINS`.
+    const PINNED: u32 = 32;
 
     #[inline(always)]
     fn has(self, bit: u32) -> bool {
@@ -185,10 +187,15 @@ fn serve<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> Action {
 #[inline(never)]
 fn recall<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> bool {
     if set_leg(env, scratch, site, scratch.slot.previous)
-        && let Some(due) = follow_if_alive(env, scratch, site)
+        && let Some(found) = follow_if_alive(env, scratch, site)
     {
-        if due {
+        // At once: the slot forgets its previous owner with the table's next change. And again
+        // now and then: the pins that are not used are forgotten first.
+        if !found.has(Found::PINNED) || found.has(Found::DUE) {
             pin(env, scratch);
+            if let Some(flow) = env.look_up(&scratch.key) {
+                flow.pinned = 1;
+            }
         }
         return true;
     }
@@ -203,10 +210,9 @@ fn recall<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> bool {
     follow_if_alive(env, scratch, site).is_some()
 }
 
-/// Whether the packet belongs to a flow of this candidate, and may stay with it; if so, whether
-/// what the record caches had to be renewed.
+/// What is known of the packet's flow, if it belongs to one of this candidate, and may stay there.
 #[inline(always)]
-fn follow_if_alive<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> Option<bool> {
+fn follow_if_alive<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> Option<Found> {
     // A datagram can go anywhere; only a connection is worth a backend that is gone.
     if scratch.parsed.tuple.protocol != protocol::TCP && scratch.leg.serves == 0 {
         return None;
@@ -219,11 +225,10 @@ fn follow_if_alive<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> Op
     if is_syn(scratch) && !(found.has(Found::OPENING) && scratch.leg.serves != 0) {
         return None;
     }
-    let due = found.has(Found::DUE);
-    if due && scratch.leg.nat == Nat::SNAT {
+    if found.has(Found::DUE) && scratch.leg.nat == Nat::SNAT {
         renew(env, scratch);
     }
-    Some(due)
+    Some(found)
 }
 
 #[inline(always)]
@@ -311,7 +316,9 @@ fn find<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> Found {
     let opening = if flow.is_opening() { Found::OPENING } else { 0 };
     let due = flow.note(Direction::Forward, parsed.tcp_flags, *now);
     (*snat, *hop) = (flow.snat.by_words(), flow.forward.by_words());
-    Found(Found::OURS | opening | if due { Found::DUE } else { 0 })
+    let due = if due { Found::DUE } else { 0 };
+    let pinned = u32::from(flow.pinned & 1) * Found::PINNED;
+    Found(Found::OURS | opening | due | pinned)
 }
 
 /// Asks the routing table again for the next hop of the flow whose key is set, as it may have

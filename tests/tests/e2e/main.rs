@@ -1,4 +1,5 @@
 //! The life of a packet (DESIGN.md, section 3), through real sockets: agents on the nodes of a lab.
 
+mod lifecycle;
 mod scene;
 mod walks;

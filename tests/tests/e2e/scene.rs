@@ -5,8 +5,9 @@ use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use lb_agent::dataplane::bpf::pinned_frontends;
 use lb_common::counter::{Hook, Outcome};
-use lb_common::{FrontendKey, protocol};
+use lb_common::{Frontend, FrontendKey, protocol};
 use lb_tests::lab::{Agent, Cluster, ClusterBuilder, Place, Pod, Server};
 use lb_tests::tool::{Protocol, Reply};
 
@@ -59,17 +60,38 @@ impl Scene {
             manifests,
             cluster,
         };
-        scene.write_manifests();
+        scene.write_manifests(&(0..stage.backends.len()).collect::<Vec<_>>());
         scene.start_agents(stage.flags);
         scene
     }
 
-    fn write_manifests(&self) {
+    /// Writes a manifest of the Service and these of its backends; whole, or not at all.
+    fn write_manifests(&self, backends: &[usize]) {
         let mut text = service();
-        for pod in &self.backends {
-            text += &pod_manifest(pod, true);
+        for backend in backends {
+            text += &pod_manifest(&self.backends[*backend]);
         }
-        fs::write(&self.manifests, text).expect("a manifest");
+        let new = self.manifests.with_extension("new");
+        fs::write(&new, text).expect("a manifest");
+        fs::rename(&new, &self.manifests).expect("a manifest in its place");
+    }
+
+    /// Makes these the Service's backends, on every node.
+    pub(crate) fn serve_by(&mut self, backends: &[usize]) {
+        let key = FrontendKey::new(vips()[0].into(), PORT, protocol::TCP);
+        let before: Vec<Frontend> = self
+            .agents
+            .iter()
+            .map(|agent| pinned_frontends(agent.pin_dir()).expect("frontends")[&key])
+            .collect();
+        self.write_manifests(backends);
+        for (agent, before) in self.agents.iter_mut().zip(before) {
+            agent
+                .wait_for("the new backends are in the tables", |frontends| {
+                    frontends.get(&key).is_some_and(|now| *now != before)
+                })
+                .expect("maps in step");
+        }
     }
 
     pub(crate) fn start_agents(&mut self, flags: &[&str]) {
@@ -81,11 +103,10 @@ impl Scene {
             .iter()
             .map(|node| Agent::start(node, &flags).expect("an agent"))
             .collect();
-        let vip = CLUSTER_IPS.map(|ip| ip.parse::<IpAddr>().expect("an address"));
         for agent in &mut self.agents {
             agent
                 .wait_for("alpaca-prod is served", |frontends| {
-                    vip.iter().all(|vip| {
+                    vips().iter().all(|vip| {
                         let key = FrontendKey::new((*vip).into(), PORT, protocol::UDP);
                         frontends.get(&key).is_some_and(|f| !f.inside.is_empty())
                     })
@@ -122,6 +143,10 @@ impl Scene {
     }
 }
 
+fn vips() -> [IpAddr; 2] {
+    CLUSTER_IPS.map(|ip| ip.parse().expect("an address"))
+}
+
 fn service() -> String {
     let [v4, v6] = CLUSTER_IPS;
     let [external4, external6] = EXTERNAL_IPS;
@@ -142,8 +167,7 @@ spec:
     )
 }
 
-fn pod_manifest(pod: &Pod, ready: bool) -> String {
-    let ready = if ready { "True" } else { "False" };
+fn pod_manifest(pod: &Pod) -> String {
     format!(
         "---
 apiVersion: v1
@@ -153,7 +177,7 @@ spec: {{nodeName: {}}}
 status:
   phase: Running
   podIPs: [{{ip: '{}'}}, {{ip: '{}'}}]
-  conditions: [{{type: Ready, status: '{ready}'}}]
+  conditions: [{{type: Ready, status: 'True'}}]
 ",
         pod.name(),
         pod.node().name(),

@@ -1,0 +1,121 @@
+//! What the agent's own life does to traffic: nothing.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use lb_tests::lab::{Cluster, Place, Request, Requests};
+use lb_tests::tool::Protocol;
+use nix::sys::signal::Signal;
+
+use crate::scene::{Scene, Stage, reach_all_ways};
+
+/// Exchanges of every connection between two events.
+const EXCHANGES: usize = 30;
+
+/// A connection that exchanges something every 5 ms until it is told to stop.
+fn hold(from: &impl Place, protocol: Protocol, to: SocketAddr) -> Requests {
+    let request = Request {
+        hold: true,
+        count: 0,
+        interval: Duration::from_millis(5),
+        ..Request::new(protocol, to)
+    };
+    from.start(&request).expect("a client")
+}
+
+/// Waits until every connection has exchanged more, and with the backend that it had.
+#[track_caller]
+fn go_on(connections: &mut [Requests], when: &str) {
+    for (number, connection) in connections.iter_mut().enumerate() {
+        let mut server: Option<String> = None;
+        for reply in connection.take(EXCHANGES) {
+            let reply = match reply {
+                Ok(reply) => reply,
+                Err(error) => panic!("connection {number} {when}: {error:#}"),
+            };
+            let first = server.get_or_insert_with(|| reply.server.clone());
+            assert_eq!(*first, reply.server, "connection {number} {when}");
+        }
+        assert!(server.is_some(), "connection {number} {when} has ended");
+    }
+}
+
+fn restart_agents_by(signal: Signal) {
+    let mut scene = Scene::new(Stage {
+        cluster: Cluster::builder().nodes(2),
+        backends: &[0, 1, 1],
+        flags: &[],
+    });
+    let pod = scene.cluster.pod("client-pod", 0).expect("a pod");
+    let outside = scene.cluster.client();
+    let mut connections = Vec::new();
+    for protocol in Protocol::ALL {
+        for _ in 0..3 {
+            let inside = Scene::cluster_ips().map(|to| hold(&pod, protocol, to));
+            let outside = scene.node_ports(0).map(|to| hold(outside, protocol, to));
+            connections.extend(inside.into_iter().chain(outside));
+        }
+    }
+    go_on(&mut connections, "before");
+
+    for agent in scene.agents.drain(..) {
+        agent.stop(signal).expect("a clean end");
+    }
+    go_on(&mut connections, "without agents");
+    reach_all_ways(&pod, Scene::cluster_ips(), &scene.names(), |_| ());
+    reach_all_ways(
+        scene.cluster.client(),
+        scene.node_ports(0),
+        &scene.names(),
+        |_| (),
+    );
+
+    scene.start_agents(&[]);
+    go_on(&mut connections, "with new agents");
+    for connection in connections {
+        for reply in connection.finish() {
+            reply.expect("no exchange fails");
+        }
+    }
+}
+
+#[test]
+fn connections_run_on_when_every_agent_is_killed_and_started_again() {
+    restart_agents_by(Signal::SIGKILL);
+}
+
+#[test]
+fn connections_run_on_when_every_agent_is_told_to_end_and_started_again() {
+    restart_agents_by(Signal::SIGTERM);
+}
+
+#[test]
+fn connections_stay_with_their_backend_while_others_come_and_go() {
+    let mut scene = Scene::new(Stage {
+        cluster: Cluster::builder().nodes(2),
+        backends: &[0, 1, 1, 0],
+        flags: &[],
+    });
+    scene.serve_by(&[0, 1]);
+    let pod = scene.cluster.pod("client-pod", 0).expect("a pod");
+    let mut connections = Vec::new();
+    for protocol in Protocol::ALL {
+        for _ in 0..3 {
+            connections.extend(Scene::cluster_ips().map(|to| hold(&pod, protocol, to)));
+            let outside = scene.cluster.client();
+            connections.extend(scene.node_ports(0).map(|to| hold(outside, protocol, to)));
+        }
+    }
+    go_on(&mut connections, "with two backends");
+    scene.serve_by(&[0, 1, 2]);
+    go_on(&mut connections, "after one came");
+    scene.serve_by(&[0, 1, 3]);
+    go_on(&mut connections, "after one was replaced");
+    scene.serve_by(&[0, 1]);
+    go_on(&mut connections, "after it went");
+    for connection in connections {
+        for reply in connection.finish() {
+            reply.expect("no exchange fails");
+        }
+    }
+}
