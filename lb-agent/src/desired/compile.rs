@@ -8,7 +8,7 @@ use std::{
 use lb_common::{Addr, Backend, BackendState, FrontendKey, frontend::flags, protocol};
 
 use super::{
-    FrontendSpec, Ids, Members, NodeView, Port, PortName, Rejection, Scope, Tables,
+    FrontendSpec, Full, Ids, Members, NodeView, Port, PortName, Rejection, Scope, Tables,
     endpoints::{Candidates, candidates, cluster_set, is_allowed, local_set},
 };
 use crate::model::{Model, ObjectName, Service, ServiceKind, ServicePort, Slice, TrafficPolicy};
@@ -23,6 +23,7 @@ pub fn compile(model: &Model, node: &NodeView, ids: &mut Ids) -> (Tables, Vec<Re
         taken: HashMap::new(),
         tables: Tables {
             ports: BTreeMap::new(),
+            kept: BTreeSet::new(),
             interfaces: node.interfaces.clone(),
         },
         rejections: BTreeSet::new(),
@@ -39,7 +40,8 @@ pub fn compile(model: &Model, node: &NodeView, ids: &mut Ids) -> (Tables, Vec<Re
         ..
     } = compiler;
     ids.retain(
-        |id| tables.ports.contains_key(&id),
+        |id| tables.ports.contains_key(&id) || tables.kept.contains(&id),
+        |id| tables.kept.contains(&id),
         tables
             .ports
             .values()
@@ -102,7 +104,6 @@ impl Compiler<'_> {
         let mut found = candidates(slices, &port.name, port.protocol, is_v4, &self.node.name);
         self.drop_forbidden(service_name, &mut found);
         let id = self.ids.port(&name, frontends.keys());
-        let (cluster, local) = (cluster_set(&found), local_set(&found));
 
         let mut entry = Port {
             name,
@@ -111,13 +112,24 @@ impl Compiler<'_> {
             local: Members::new(),
             frontends,
         };
-        for (key, candidate) in &found {
-            let (addr, number) = (Addr::from(key.0), key.1);
-            let Ok(reference) = self.ids.backend(id, addr, number) else {
+        match self.fill(id, &mut entry, &found) {
+            Ok(()) => {
+                self.tables.ports.insert(id, entry);
+            }
+            Err(Full) => {
                 let reason = "the map BACKENDS is full: raise --backends-max".to_owned();
                 self.reject(service_name, reason);
-                return;
-            };
+                self.tables.kept.insert(id);
+            }
+        }
+    }
+
+    /// Puts endpoints into a port's sets.
+    fn fill(&mut self, id: u32, port: &mut Port, found: &Candidates) -> Result<(), Full> {
+        let (cluster, local) = (cluster_set(found), local_set(found));
+        for (key, candidate) in found {
+            let (addr, number) = (Addr::from(key.0), key.1);
+            let reference = self.ids.backend(id, addr, number)?;
             let active = cluster.contains(key) || local.contains(key);
             let state = if active {
                 BackendState::Active
@@ -125,10 +137,10 @@ impl Compiler<'_> {
                 BackendState::Terminating
             };
             if cluster.contains(key) {
-                entry.cluster.insert(reference);
+                port.cluster.insert(reference);
             }
             if local.contains(key) {
-                entry.local.insert(reference);
+                port.local.insert(reference);
             }
             let backend = Backend {
                 addr,
@@ -137,12 +149,12 @@ impl Compiler<'_> {
                 generation: reference.generation(),
                 state: state as u8,
                 local: candidate.local.into(),
-                protocol: port.protocol,
+                protocol: port.name.protocol,
                 pad: [0; 2],
             };
-            entry.backends.insert(reference.index(), backend);
+            port.backends.insert(reference.index(), backend);
         }
-        self.tables.ports.insert(id, entry);
+        Ok(())
     }
 
     fn drop_forbidden(&mut self, service: &ObjectName, found: &mut Candidates) {

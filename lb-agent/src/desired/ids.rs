@@ -126,10 +126,11 @@ impl Ids {
     }
 
     /// Notes which numbers are in use now: those of Service ports and backends that are not
-    /// named retire.
+    /// named retire. Of a port that is `kept` as it is, so are all its backends.
     pub fn retain<'a>(
         &mut self,
         ports: impl Fn(u32) -> bool,
+        kept: impl Fn(u32) -> bool,
         in_use: impl IntoIterator<Item = (u32, &'a Backend)>,
     ) {
         self.ports.retain(|_, id| ports(*id));
@@ -141,14 +142,14 @@ impl Ids {
         self.retired.retain(|name| {
             known
                 .get(name)
-                .is_some_and(|reference| !in_use.contains(&reference.index()))
+                .is_some_and(|reference| !in_use.contains(&reference.index()) && !kept(name.0))
         });
         let retired: std::collections::HashSet<BackendName> =
             self.retired.iter().copied().collect();
         let mut newly: Vec<_> = known
             .iter()
             .filter(|(name, reference)| {
-                !in_use.contains(&reference.index()) && !retired.contains(*name)
+                !in_use.contains(&reference.index()) && !retired.contains(*name) && !kept(name.0)
             })
             .map(|(name, reference)| (reference.index(), *name))
             .collect();
@@ -207,7 +208,7 @@ mod tests {
     fn a_backend_that_returns_gets_its_number_back() {
         let mut ids = Ids::new(10);
         let first = ids.backend(1, addr(1), 80);
-        ids.retain(|_| true, []);
+        ids.retain(|_| true, |_| false, []);
         assert_eq!(ids.backend(1, addr(1), 80), first);
     }
 
@@ -217,8 +218,8 @@ mod tests {
         let first = ids.backend(1, addr(1), 80).unwrap();
         let second = ids.backend(1, addr(2), 80).unwrap();
         assert_eq!(ids.backend(1, addr(3), 80), Err(Full));
-        ids.retain(|_| true, [(second.index(), &backend(1, 2))]);
-        ids.retain(|_| true, []);
+        ids.retain(|_| true, |_| false, [(second.index(), &backend(1, 2))]);
+        ids.retain(|_| true, |_| false, []);
         let third = ids.backend(1, addr(3), 80).unwrap();
         assert_eq!(third.index(), first.index());
         assert_ne!(third, first);

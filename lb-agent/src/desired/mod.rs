@@ -24,6 +24,9 @@ pub use crate::model::Rejection;
 pub struct Tables {
     /// Service ports by their id.
     pub ports: BTreeMap<u32, Port>,
+    /// Service ports, by their id, that cannot get what they should have: they go on with what
+    /// they have.
+    pub kept: BTreeSet<u32>,
     /// Devices that packets leave by with the node's own address, by index.
     pub interfaces: BTreeMap<u32, Interface>,
 }

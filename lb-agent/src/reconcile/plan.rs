@@ -1,6 +1,9 @@
 //! The difference between what is programmed and what is desired, as ordered operations.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Instant,
+};
 
 use lb_common::{
     Addr, Backend, BackendRef, BackendState, Extent, Frontend, FrontendKey, Interface, Slot, maglev,
@@ -51,8 +54,12 @@ pub fn plan(programmed: &Programmed, slots: &[Slot], desired: &Tables, now: Inst
         steps: Steps::default(),
         rejections: Vec::new(),
         kept: BTreeMap::new(),
+        unchanged: BTreeSet::new(),
     };
     planner.interfaces(desired);
+    for id in &desired.kept {
+        planner.keep_as_it_is(*id);
+    }
     for (id, port) in &desired.ports {
         planner.port(*id, port);
     }
@@ -109,6 +116,8 @@ struct Planner<'a> {
     rejections: Vec<Rejection>,
     /// Frontends that are there in the end, by the Service port that has them.
     kept: BTreeMap<FrontendKey, u32>,
+    /// Service ports that go on with what they have.
+    unchanged: BTreeSet<u32>,
 }
 
 impl Planner<'_> {
@@ -131,7 +140,7 @@ impl Planner<'_> {
 
     fn port(&mut self, id: u32, port: &Port) {
         let Some(tables) = self.tables(id, port) else {
-            self.keep_as_it_is(id, port, "the arena SLOTS is full: raise --slots-max");
+            self.reject(id, port, "the arena SLOTS is full: raise --slots-max");
             return;
         };
         let frontends: BTreeMap<FrontendKey, Frontend> = port
@@ -144,7 +153,7 @@ impl Planner<'_> {
             .filter(|key| !self.next.frontends.contains_key(key))
             .count();
         if self.next.frontends.len() + new > self.next.frontends_max as usize {
-            self.keep_as_it_is(id, port, "the map FRONTENDS is full: raise --frontends-max");
+            self.reject(id, port, "the map FRONTENDS is full: raise --frontends-max");
             return;
         }
         self.write_tables(id, port, tables);
@@ -160,18 +169,24 @@ impl Planner<'_> {
         }
     }
 
-    /// There is no room for what is desired: the port goes on with what it has.
-    fn keep_as_it_is(&mut self, id: u32, port: &Port, reason: &str) {
-        for (key, frontend) in &self.before.frontends {
-            if frontend.service == id {
-                self.kept.insert(*key, id);
-            }
-        }
+    /// There is no room for what is desired.
+    fn reject(&mut self, id: u32, port: &Port, reason: &str) {
+        self.keep_as_it_is(id);
         self.rejections.push(Rejection {
             object: port.name.to_string(),
             field: String::new(),
             reason: reason.to_owned(),
         });
+    }
+
+    /// The port goes on with what it has.
+    fn keep_as_it_is(&mut self, id: u32) {
+        self.unchanged.insert(id);
+        for (key, frontend) in &self.before.frontends {
+            if frontend.service == id {
+                self.kept.insert(*key, id);
+            }
+        }
     }
 
     /// The tables of a port: those it has, if they hold the desired sets, else places for new
@@ -263,7 +278,7 @@ impl Planner<'_> {
             }
         }
         let (kept, arena, now) = (&self.kept, &mut self.next.arena, self.now);
-        let live: std::collections::BTreeSet<u32> = kept.values().copied().collect();
+        let live: BTreeSet<u32> = kept.values().copied().collect();
         self.next.ports.retain(|id, port| {
             let stays = live.contains(id);
             if !stays {
@@ -278,14 +293,6 @@ impl Planner<'_> {
     /// Backends that no slice names any more serve no new flow; their elements stay, for the
     /// flows that they have.
     fn retire_backends(&mut self, desired: &Tables) {
-        let skipped = |service: u32| {
-            self.rejections.iter().any(|rejection| {
-                desired
-                    .ports
-                    .get(&service)
-                    .is_some_and(|port| port.name.to_string() == rejection.object)
-            })
-        };
         let mut gone = Vec::new();
         for (index, backend) in &self.before.backends {
             let named = desired
@@ -296,7 +303,7 @@ impl Planner<'_> {
             if !named
                 && reused == Some(backend.generation)
                 && backend.serves()
-                && !skipped(backend.service)
+                && !self.unchanged.contains(&backend.service)
             {
                 let state = BackendState::Gone as u8;
                 gone.push((*index, Backend { state, ..*backend }));
@@ -310,7 +317,7 @@ impl Planner<'_> {
 }
 
 /// The sets of backends that a port's frontends use; an empty set needs no table.
-fn wanted_sets(port: &Port) -> std::collections::BTreeSet<&Members> {
+fn wanted_sets(port: &Port) -> BTreeSet<&Members> {
     port.frontends
         .values()
         .flat_map(|spec| [spec.outside, spec.inside])

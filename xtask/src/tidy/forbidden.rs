@@ -13,10 +13,30 @@ const NEVER: [(&[&str], &str); 3] = [
 const SLEEPS: [&str; 2] = ["sleep", "sleep_until"];
 
 /// Files that may sleep, and why.
-const SLEEPERS: [(&str, &str); 2] = [
+const SLEEPERS: [(&str, &str); 7] = [
+    (
+        "lb-agent/src/agent.rs",
+        "pauses before it tries again what the kernel refused",
+    ),
+    (
+        "lb-agent/src/dataplane/bpf/attach.rs",
+        "polls with a deadline until the kernel has detached a program",
+    ),
     (
         "lb-agent/src/interfaces/watch.rs",
         "lets bursts of events pass, and pauses before it renews a broken subscription",
+    ),
+    (
+        "lb-agent/src/source/kubernetes/mod.rs",
+        "paces the models of a large cluster",
+    ),
+    (
+        "lb-agent/tests/bpf_dataplane/main.rs",
+        "polls with a deadline until the kernel has done what it does later",
+    ),
+    (
+        "tests/src/lab/agent.rs",
+        "polls with a deadline until an agent has written its maps",
     ),
     (
         "tests/src/lab/cgroup.rs",

@@ -328,3 +328,33 @@ fn a_full_map_of_frontends_takes_no_half_service() {
     let keys: Vec<_> = reconciler.dataplane.maps().frontends.keys().collect();
     assert_eq!(keys, [&FrontendKey::new(cluster_ip(1).into(), 80, 6)]);
 }
+
+#[test]
+fn a_service_that_outgrows_the_map_of_backends_goes_on_with_those_it_has() {
+    let mut reconciler = Reconciler::new(Memory::new(64, 3, 1 << 14)).unwrap();
+    let now = Instant::now();
+    let fits = [sample(0, [1, 2]), sample(1, [1])];
+    let outcome = reconciler.reconcile(&model(&fits), &node(), now).unwrap();
+    assert_eq!(outcome.rejections, []);
+    let before = answers(&reconciler.dataplane);
+    let too_many = [sample(0, [1, 2, 3]), sample(1, [1])];
+    for _ in 0..2 {
+        let outcome = reconciler
+            .reconcile(&model(&too_many), &node(), now)
+            .unwrap();
+        assert_eq!(outcome.rejections.len(), 1);
+        assert!(outcome.rejections[0].reason.contains("--backends-max"));
+        assert_eq!(answers(&reconciler.dataplane), before);
+    }
+    let other_goes = [sample(0, [1, 2, 3])];
+    for _ in 0..2 {
+        reconciler
+            .reconcile(&model(&other_goes), &node(), now)
+            .unwrap();
+    }
+    let addrs: BTreeSet<_> = served(&reconciler.dataplane)
+        .into_values()
+        .flatten()
+        .collect();
+    assert_eq!(addrs.len(), 3, "room that came free is used");
+}
