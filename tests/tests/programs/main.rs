@@ -1,0 +1,7 @@
+//! The kernel programs, packet by packet (`BPF_PROG_TEST_RUN`). Needs root.
+//!
+//! After each packet a test says the verdict, the frame byte for byte, and which counters moved;
+//! see [`lb_tests::programs`].
+
+mod inside;
+mod outside;
