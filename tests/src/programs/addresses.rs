@@ -18,7 +18,10 @@ impl Family {
     /// Cluster address of a Service.
     #[must_use]
     pub fn vip(self, number: u8) -> IpAddr {
-        self.pick([10, 96, 0, number], [0xfd00, 0x10, 0x96, 0, 0, 0, 0, number.into()])
+        self.pick(
+            [10, 96, 0, number],
+            [0xfd00, 0x10, 0x96, 0, 0, 0, 0, number.into()],
+        )
     }
 
     /// A pod, by its node and its number there. Node 1 is the one under test; node 2 is reached
@@ -34,7 +37,10 @@ impl Family {
     #[must_use]
     pub fn node(self, number: u8) -> IpAddr {
         let last = 10 + number;
-        self.pick([192, 168, 77, last], [0xfd00, 0x77, 0, 0, 0, 0, 0, last.into()])
+        self.pick(
+            [192, 168, 77, last],
+            [0xfd00, 0x77, 0, 0, 0, 0, 0, last.into()],
+        )
     }
 
     /// The node under test on the tunnel.

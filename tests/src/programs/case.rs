@@ -19,8 +19,11 @@ pub struct Case {
 impl Case {
     /// All of them.
     pub fn all() -> impl Iterator<Item = Self> {
-        let of_family =
-            |family| Transport::ALL.map(|transport| Self { family, transport }).into_iter();
+        let of_family = |family| {
+            Transport::ALL
+                .map(|transport| Self { family, transport })
+                .into_iter()
+        };
         Family::ALL.into_iter().flat_map(of_family)
     }
 
@@ -86,7 +89,7 @@ impl Case {
 }
 
 /// Runs `test` for every case, on a bench that knows of no Service and no connection.
-pub fn each_case(test: impl Fn(&mut Bench, Case) + Send) {
+pub fn each_case(test: impl Fn(&mut Bench, Case) + Sync) {
     on_bench(|bench| {
         for case in Case::all() {
             bench.clear();
@@ -96,7 +99,7 @@ pub fn each_case(test: impl Fn(&mut Bench, Case) + Send) {
 }
 
 /// Runs `test` for every case, at XDP and at tcx of the uplink.
-pub fn each_case_on_the_wire(test: impl Fn(&mut Bench, Case, Program) + Send) {
+pub fn each_case_on_the_wire(test: impl Fn(&mut Bench, Case, Program) + Sync) {
     each_case(|bench, case| {
         for program in Program::WIRE {
             bench.clear();

@@ -81,7 +81,10 @@ impl Devices {
             pad: [0; 3],
         };
         BTreeMap::from([
-            (self.uplink, interface(Role::Uplink, |family| family.node(1))),
+            (
+                self.uplink,
+                interface(Role::Uplink, |family| family.node(1)),
+            ),
             (self.tunnel, interface(Role::Tunnel, Family::tunnel)),
         ])
     }

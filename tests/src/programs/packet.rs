@@ -217,11 +217,17 @@ pub(super) fn ends(frame: &[u8]) -> [SocketAddr; 2] {
     let [src, dst]: [IpAddr; 2] = match sliced.net.expect("an IP packet") {
         NetSlice::Ipv4(ip) => {
             let header = ip.header();
-            [header.source_addr().into(), header.destination_addr().into()]
+            [
+                header.source_addr().into(),
+                header.destination_addr().into(),
+            ]
         }
         NetSlice::Ipv6(ip) => {
             let header = ip.header();
-            [header.source_addr().into(), header.destination_addr().into()]
+            [
+                header.source_addr().into(),
+                header.destination_addr().into(),
+            ]
         }
         NetSlice::Arp(_) => panic!("ARP has no ports"),
     };

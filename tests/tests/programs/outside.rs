@@ -33,11 +33,23 @@ fn local_backend_gets_the_packet_by_the_stack_with_the_clients_address() {
 
         let first = case.opening(client, node_port);
         let expected = first.clone().to(backend);
-        bench.check(program, &first, Verdict::Next, &expected, &[NewFlow, ToStack]);
+        bench.check(
+            program,
+            &first,
+            Verdict::Next,
+            &expected,
+            &[NewFlow, ToStack],
+        );
 
         let reply = case.answer(backend, client);
         let expected = reply.clone().from(node_port);
-        bench.check(Program::WireEgress, &reply, Verdict::Next, &expected, &[Replied]);
+        bench.check(
+            Program::WireEgress,
+            &reply,
+            Verdict::Next,
+            &expected,
+            &[Replied],
+        );
 
         let next = case.following(client, node_port);
         let expected = next.clone().to(backend);
@@ -51,11 +63,18 @@ fn remote_backend_gets_the_packet_at_once_from_the_nodes_address() {
         bench.serve(&[Service::new(1, [Pod::on(2, 13)])]);
         let (client, node_port) = (case.client(KEPT_PORT), case.node_port(1));
         let (backend, snat) = (case.backend(2, 13), case.snat(KEPT_PORT));
-        let to_backend = |packet: &Packet| sent(program, packet.clone().from(snat).to(backend), NODE2_MAC);
+        let to_backend =
+            |packet: &Packet| sent(program, packet.clone().from(snat).to(backend), NODE2_MAC);
 
         let first = case.opening(client, node_port);
         let expected = to_backend(&first);
-        bench.check(program, &first, Verdict::Out, &expected, &[NewFlow, Redirected]);
+        bench.check(
+            program,
+            &first,
+            Verdict::Out,
+            &expected,
+            &[NewFlow, Redirected],
+        );
 
         let reply = case.answer(backend, snat);
         let expected = reply.clone().from(node_port).to(client);
@@ -137,8 +156,14 @@ fn open_remote(bench: &mut Bench, case: Case, program: Program) {
 #[test]
 fn udp_checksum_that_is_none_stays_none() {
     on_bench(|bench| {
-        let case = Case { family: Family::V4, transport: Transport::Udp };
-        bench.serve(&[Service::new(1, [Pod::on(1, 11)]), Service::new(2, [Pod::on(2, 13)])]);
+        let case = Case {
+            family: Family::V4,
+            transport: Transport::Udp,
+        };
+        bench.serve(&[
+            Service::new(1, [Pod::on(1, 11)]),
+            Service::new(2, [Pod::on(2, 13)]),
+        ]);
         let client = case.client(KEPT_PORT);
         let packet = case.opening(client, case.node_port(1)).without_checksum();
         let counts = [[NewFlow, ToStack], [ToStack; 2]];
@@ -148,12 +173,21 @@ fn udp_checksum_that_is_none_stays_none() {
         }
         let reply = case.answer(case.backend(1, 11), client).without_checksum();
         let expected = reply.clone().from(case.node_port(1));
-        bench.check(Program::WireEgress, &reply, Verdict::Next, &expected, &[Replied]);
+        bench.check(
+            Program::WireEgress,
+            &reply,
+            Verdict::Next,
+            &expected,
+            &[Replied],
+        );
 
         let packet = case.opening(client, case.node_port(2)).without_checksum();
         let counts = [[NewFlow, Redirected], [Redirected; 2]];
         for (program, counted) in Program::WIRE.into_iter().zip(counts) {
-            let expected = packet.clone().from(case.snat(KEPT_PORT)).to(case.backend(2, 13));
+            let expected = packet
+                .clone()
+                .from(case.snat(KEPT_PORT))
+                .to(case.backend(2, 13));
             let expected = sent(program, expected, NODE2_MAC);
             bench.check(program, &packet, Verdict::Out, &expected, &counted);
         }
@@ -177,31 +211,24 @@ fn packet_at_the_end_of_its_life_goes_up_the_stack_which_says_so() {
 }
 
 #[test]
-fn packet_too_large_for_the_way_goes_up_the_stack_which_says_so() {
-    each_case_on_the_wire(|bench, case, program| {
-        bench.serve(&[Service::new(1, [Pod::on(2, 13)])]);
-        let (client, node_port) = (case.client(KEPT_PORT), case.node_port(1));
-        for (packet, counted) in [
-            (case.opening(client, node_port), &[NewFlow, ToStack][..]),
-            (case.following(client, node_port), &[ToStack]),
-        ] {
-            let packet = packet.payload(1600);
-            let expected = packet.clone().to(case.backend(2, 13));
-            bench.check(program, &packet, Verdict::Next, &expected, counted);
-        }
-    });
-}
-
-#[test]
 fn packet_that_just_fits_is_sent_at_once() {
     each_case_on_the_wire(|bench, case, program| {
         bench.serve(&[Service::new(1, [Pod::on(2, 13)])]);
         let packet = case.opening(case.client(KEPT_PORT), case.node_port(1));
         let headers = packet.clone().payload(0).bytes().len() - 14;
         let packet = packet.payload(1500 - headers);
-        let expected = packet.clone().from(case.snat(KEPT_PORT)).to(case.backend(2, 13));
+        let expected = packet
+            .clone()
+            .from(case.snat(KEPT_PORT))
+            .to(case.backend(2, 13));
         let expected = sent(program, expected, NODE2_MAC);
-        bench.check(program, &packet, Verdict::Out, &expected, &[NewFlow, Redirected]);
+        bench.check(
+            program,
+            &packet,
+            Verdict::Out,
+            &expected,
+            &[NewFlow, Redirected],
+        );
     });
 }
 
@@ -212,8 +239,18 @@ fn xdp_leaves_a_packet_untouched_whose_neighbour_is_unknown_and_tc_sends_it() {
         let packet = case.opening(case.client(KEPT_PORT), case.node_port(1));
         bench.check(Program::Xdp, &packet, Verdict::Next, &packet, &[Deferred]);
         assert_eq!(bench.flows(), [], "what is not served is no connection");
-        let expected = packet.clone().from(case.snat(KEPT_PORT)).to(case.backend(3, 13)).routed();
-        bench.check(Program::WireIngress, &packet, Verdict::Out, &expected, &[NewFlow, Redirected]);
+        let expected = packet
+            .clone()
+            .from(case.snat(KEPT_PORT))
+            .to(case.backend(3, 13))
+            .routed();
+        bench.check(
+            Program::WireIngress,
+            &packet,
+            Verdict::Out,
+            &expected,
+            &[NewFlow, Redirected],
+        );
         let next = case.following(case.client(KEPT_PORT), case.node_port(1));
         bench.check(Program::Xdp, &next, Verdict::Next, &next, &[Deferred]);
     });
@@ -230,11 +267,23 @@ fn backend_behind_the_tunnel_is_served_by_tc_from_the_tunnels_address() {
         let first = case.opening(client, node_port);
         bench.check(Program::Xdp, &first, Verdict::Next, &first, &[Deferred]);
         let expected = first.clone().from(snat).to(backend).routed();
-        bench.check(Program::WireIngress, &first, Verdict::Out, &expected, &[NewFlow, Redirected]);
+        bench.check(
+            Program::WireIngress,
+            &first,
+            Verdict::Out,
+            &expected,
+            &[NewFlow, Redirected],
+        );
 
         let reply = case.answer(backend, snat);
         let expected = reply.clone().from(node_port).to(client).routed();
-        bench.check(Program::Tunnel, &reply, Verdict::Out, &expected, &[Redirected]);
+        bench.check(
+            Program::Tunnel,
+            &reply,
+            Verdict::Out,
+            &expected,
+            &[Redirected],
+        );
     });
 }
 
@@ -244,7 +293,13 @@ fn backend_that_cannot_be_reached_costs_the_packet() {
         bench.serve(&[Service::new(1, [Pod::on(5, 13)])]);
         let packet = case.opening(case.client(KEPT_PORT), case.node_port(1));
         bench.check(Program::Xdp, &packet, Verdict::Next, &packet, &[Deferred]);
-        bench.check(Program::WireIngress, &packet, Verdict::Drop, &packet, &[Unroutable]);
+        bench.check(
+            Program::WireIngress,
+            &packet,
+            Verdict::Drop,
+            &packet,
+            &[Unroutable],
+        );
     });
 }
 
