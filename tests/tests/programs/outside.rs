@@ -211,6 +211,22 @@ fn packet_at_the_end_of_its_life_goes_up_the_stack_which_says_so() {
 }
 
 #[test]
+fn packet_too_large_for_the_way_goes_up_the_stack_which_says_so() {
+    each_case_on_the_wire(|bench, case, program| {
+        bench.serve(&[Service::new(1, [Pod::on(2, 13)])]);
+        let (client, node_port) = (case.client(KEPT_PORT), case.node_port(1));
+        for (packet, counted) in [
+            (case.opening(client, node_port), &[NewFlow, ToStack][..]),
+            (case.following(client, node_port), &[ToStack]),
+        ] {
+            let packet = packet.payload(1600);
+            let expected = packet.clone().to(case.backend(2, 13));
+            bench.check(program, &packet, Verdict::Next, &expected, counted);
+        }
+    });
+}
+
+#[test]
 fn packet_that_just_fits_is_sent_at_once() {
     each_case_on_the_wire(|bench, case, program| {
         bench.serve(&[Service::new(1, [Pod::on(2, 13)])]);
