@@ -215,7 +215,16 @@ impl Bench {
     /// Forgets all Services and connections.
     pub(super) fn clear(&mut self) {
         self.serve(&[]);
-        self.store.clear().expect("clear the connections");
+        self.forget_connections();
+    }
+
+    /// Forgets all connections.
+    ///
+    /// # Panics
+    ///
+    /// If a map cannot be changed.
+    pub fn forget_connections(&mut self) {
+        self.store.clear().expect("forget the connections");
     }
 
     /// Makes the node serve `services`, and nothing else.

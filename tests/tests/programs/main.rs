@@ -3,5 +3,6 @@
 //! After each packet a test says the verdict, the frame byte for byte, and which counters moved;
 //! see [`lb_tests::programs`].
 
+mod flows;
 mod inside;
 mod outside;
