@@ -27,6 +27,9 @@ use super::{Family, Packet, Service, devices::Devices, model, packet::ends, stor
 use crate::lab::{Netns, preflight};
 
 /// What XDP leaves in front of a packet that tc on the same device is to leave alone.
+///
+/// That tc does leave it alone is for the end-to-end tests: `BPF_PROG_TEST_RUN` takes no metadata
+/// for an skb.
 const FINISHED: u32 = 0x6c62_f001;
 
 /// A packet program.

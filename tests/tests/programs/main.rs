@@ -6,4 +6,6 @@
 mod distribution;
 mod flows;
 mod inside;
+mod introspection;
 mod outside;
+mod untouched;
