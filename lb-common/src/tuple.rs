@@ -43,15 +43,63 @@ impl Tuple {
         }
     }
 
-    /// The flow's hash: selects the slot, and the source port of SNAT.
+    /// The flow's hash: its upper half selects the slot, its lower half the source port of SNAT.
     ///
-    /// The source port enters linearly, by the golden ratio: the consecutive ports of one client
-    /// spread over the slots more evenly than chance would have it (three-distance theorem).
+    /// The source port enters the upper half with its bits reversed (van der Corput's sequence):
+    /// of a client's consecutive ports, every 2^n select each slot of a table of 2^n slots once,
+    /// whatever n. A multiple of the port would not do: Maglev deals out its slots by
+    /// multiples, too, and where the two are in step, some backends get twice what others get.
     #[inline(always)]
     #[must_use]
     pub fn hash(&self, seed: u32) -> u32 {
         let ports = u64::from(self.dst_port) << 16 | u64::from(self.protocol);
-        hash::pair(self.src, self.dst, ports, seed)
-            .wrapping_add(u32::from(self.src_port).wrapping_mul(hash::GOLDEN))
+        let upper = u32::from(self.src_port.reverse_bits()) << 16;
+        let lower = u32::from(self.src_port).wrapping_mul(hash::GOLDEN) & 0xffff;
+        hash::pair(self.src, self.dst, ports, seed) ^ (upper | lower)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::net::Ipv4Addr;
+    use std::{collections::BTreeSet, vec};
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{DatapathConfig, Extent, protocol, select};
+
+    fn tuple(src: u32, src_port: u16) -> Tuple {
+        Tuple {
+            src: Ipv4Addr::from_bits(src).into(),
+            dst: Ipv4Addr::new(10, 96, 0, 17).into(),
+            src_port,
+            dst_port: 80,
+            protocol: protocol::TCP,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn consecutive_ports_of_a_client_select_every_slot_equally_often(
+            client: u32, first in 0..32_768_u16, bits in 7..15_u32, seed: u32,
+        ) {
+            let extent = Extent { offset: 0, bits };
+            let mut counts = vec![0_u32; extent.elements() as usize];
+            for port in first..first + (1 << bits) {
+                counts[extent.slot_index(tuple(client, port).hash(seed)) as usize] += 1;
+            }
+            prop_assert_eq!(counts, [vec![0], vec![1; 1 << bits]].concat());
+        }
+
+        #[test]
+        fn consecutive_ports_of_a_client_get_different_snat_ports(client: u32, first in 1024..60_000_u16) {
+            let config = DatapathConfig::DEFAULT;
+            let ports: BTreeSet<u16> = (first..first + 100)
+                .map(|port| tuple(client, port))
+                .map(|tuple| select::snat_port(&config, &tuple, tuple.hash(config.seed), 0))
+                .collect();
+            prop_assert!(ports.len() >= 98, "{}", ports.len());
+        }
     }
 }

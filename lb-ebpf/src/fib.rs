@@ -4,7 +4,10 @@ use core::ffi::c_void;
 
 use crate::maps::fib_query;
 use aya_ebpf::{
-    bindings::{BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup},
+    bindings::{
+        BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS,
+        bpf_fib_lookup,
+    },
     helpers::generated,
 };
 use lb_common::{Addr, Hop, packet::Parsed};
@@ -48,7 +51,9 @@ pub(crate) fn look_up(ctx: *mut c_void, ifindex: u32, parsed: &Parsed, dst: Addr
         generated::bpf_fib_lookup(ctx, &raw mut *query, size_of::<bpf_fib_lookup>() as i32, 0)
     };
     match answer as u32 {
-        BPF_FIB_LKUP_RET_SUCCESS => {
+        // tc compares the skb with the device's MTU, unasked, once it has found all: the answer
+        // is as complete as the other.
+        BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_FRAG_NEEDED => {
             Answer::Neighbour(Hop::neighbour(query.ifindex, &query.dmac, &query.smac))
         }
         BPF_FIB_LKUP_RET_NO_NEIGH => Answer::Device(query.ifindex),

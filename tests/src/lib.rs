@@ -2,7 +2,9 @@
 //!
 //! [`lab`] builds a cluster (nodes, pods, an outside network) on the machine at
 //! hand; [`tool`] is what runs inside of it: small servers and clients that say who
-//! answered whom, and which addresses each of them saw.
+//! answered whom, and which addresses each of them saw. [`programs`] runs the kernel
+//! programs on single packets.
 
 pub mod lab;
+pub mod programs;
 pub mod tool;

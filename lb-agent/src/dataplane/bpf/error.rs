@@ -79,6 +79,15 @@ pub enum Error {
         #[source]
         source: Box<ProgramError>,
     },
+    /// A program could not be run on a packet in memory.
+    #[error("run the program {program} on a packet")]
+    Run {
+        /// Name of the program.
+        program: String,
+        /// Why it failed.
+        #[source]
+        source: Box<ProgramError>,
+    },
     /// The kernel has no tcx.
     #[error("attaching to network devices needs Linux 6.6 (tcx) or later")]
     NoTcx,

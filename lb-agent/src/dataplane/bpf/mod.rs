@@ -12,6 +12,7 @@ mod load;
 mod maps;
 mod pins;
 mod plan;
+mod run;
 mod sockets;
 
 use std::{collections::BTreeSet, path::PathBuf, time::Instant};
@@ -28,6 +29,7 @@ pub use self::{
     layout::Difference,
     maps::{pinned_counters, pinned_frontends},
     plan::{Attachment, Hook, XdpMode},
+    run::ProgramRun,
 };
 use self::{maps::Tables, pins::Pins};
 

@@ -1,0 +1,419 @@
+//! What becomes of a connection while tables, clients and backends change.
+
+use std::{collections::BTreeSet, net::SocketAddr};
+
+use lb_common::{
+    Phase,
+    counter::Outcome::{NewFlow, NoSnatPort, Redirected, Replied, ToStack},
+    wire::tcp::{ACK, FIN, RST},
+};
+use lb_tests::programs::{
+    Bench, Case, Packet, Pod, Program, Service, Verdict, each_case, each_case_on_the_wire,
+};
+
+/// A port in the range of SNAT.
+const SNAT_PORT: u16 = 61_234;
+const PORT: u16 = 40_000;
+const OTHER_PORT: u16 = 40_001;
+
+/// Pods 11, 12 and 13 of this node.
+fn three() -> [Pod; 3] {
+    [Pod::on(1, 11), Pod::on(1, 12), Pod::on(1, 13)]
+}
+
+fn one(number: u8) -> Service {
+    Service::new(1, [Pod::on(1, number)])
+}
+
+/// Dials as a pod, and checks who gets it.
+#[track_caller]
+fn check_to(bench: &mut Bench, packet: &Packet, backend: SocketAddr, is_new: bool) {
+    let expected = packet.clone().to(backend);
+    let counted = if is_new {
+        &[NewFlow, ToStack][..]
+    } else {
+        &[ToStack]
+    };
+    bench.check(
+        Program::PodIngress,
+        packet,
+        Verdict::Next,
+        &expected,
+        counted,
+    );
+}
+
+/// The reply of `backend` reaches the pod as the reply of `vip`.
+#[track_caller]
+fn check_reply(
+    bench: &mut Bench,
+    case: Case,
+    backend: SocketAddr,
+    client: SocketAddr,
+    vip: SocketAddr,
+) {
+    let reply = case.answer(backend, client);
+    let expected = reply.clone().from(vip);
+    bench.check(
+        Program::PodEgress,
+        &reply,
+        Verdict::Next,
+        &expected,
+        &[Replied],
+    );
+}
+
+#[test]
+fn client_that_dials_again_on_an_old_connections_ports_starts_afresh() {
+    each_tcp(|bench, case| {
+        bench.serve(&[one(11)]);
+        let (client, vip, backend) = (case.pod_client(PORT), case.vip(1), case.backend(1, 11));
+        check_to(bench, &case.opening(client, vip), backend, true);
+        check_reply(bench, case, backend, client, vip);
+        for end in [FIN | ACK, RST] {
+            let packet = Packet::new(case.transport, end, client, vip);
+            check_to(bench, &packet, backend, false);
+            assert!(phase(bench) >= Phase::Closing);
+            check_to(bench, &case.opening(client, vip), backend, false);
+            assert_eq!(phase(bench), Phase::Opening);
+            check_reply(bench, case, backend, client, vip);
+            assert_eq!(phase(bench), Phase::Established);
+        }
+    });
+}
+
+/// Runs `test` for TCP in both families.
+fn each_tcp(test: impl Fn(&mut Bench, Case) + Sync) {
+    each_case(|bench, case| {
+        if case.is_tcp() {
+            test(bench, case);
+        }
+    });
+}
+
+/// The phase of the only connection.
+#[track_caller]
+fn phase(bench: &Bench) -> Phase {
+    let [(_, flow)] = bench.flows()[..] else {
+        panic!("one connection: {:?}", bench.flows());
+    };
+    flow.phase()
+}
+
+#[test]
+fn packet_within_an_unknown_connection_goes_where_its_first_packet_would() {
+    each_case(|bench, case| {
+        let service = Service::new(1, (1..=10).map(|number| Pod::on(1, number)));
+        bench.serve(&[service]);
+        let ports = 40_000..40_050;
+        let first: Vec<_> = ports
+            .clone()
+            .map(|port| dial(bench, case, port, true))
+            .collect();
+        bench.forget_connections();
+        let later: Vec<_> = ports.map(|port| dial(bench, case, port, false)).collect();
+        assert_eq!(first, later);
+        assert!(first.iter().collect::<BTreeSet<_>>().len() > 5, "{first:?}");
+    });
+}
+
+/// Opens a connection to Service 1, by its first or by a later packet; to whom it goes.
+#[track_caller]
+fn dial(bench: &mut Bench, case: Case, port: u16, is_first: bool) -> SocketAddr {
+    let (client, vip) = (case.pod_client(port), case.vip(1));
+    let packet = if is_first {
+        case.opening(client, vip)
+    } else {
+        case.following(client, vip)
+    };
+    let run = bench.run_checked(
+        Program::PodIngress,
+        &packet,
+        Verdict::Next,
+        &[NewFlow, ToStack],
+    );
+    let [src, dst] = run.ends();
+    assert_eq!(src, client);
+    dst
+}
+
+#[test]
+fn connections_stay_where_they_are_while_the_tables_change() {
+    each_tcp(|bench, case| {
+        let pods = |numbers: std::ops::RangeInclusive<u8>| {
+            Service::new(1, numbers.map(|number| Pod::on(1, number)))
+        };
+        bench.serve(&[pods(1..=10)]);
+        let connections: Vec<_> = (40_000..40_100)
+            .map(|port| (port, dial(bench, case, port, true)))
+            .collect();
+        // Tables know their predecessor. After two changes it takes the pin of the first.
+        for numbers in [4..=13, 7..=16, 1..=10] {
+            bench.serve(&[pods(numbers)]);
+            bench.age(1);
+            for (port, backend) in &connections {
+                let packet = case.following(case.pod_client(*port), case.vip(1));
+                check_to(bench, &packet, *backend, false);
+            }
+        }
+        let moved = bench.pins().len();
+        assert!((1..100).contains(&moved), "{moved} pins");
+    });
+}
+
+#[test]
+fn connection_of_a_slots_former_owner_is_pinned_and_new_ones_go_to_the_new_owner() {
+    each_tcp(|bench, case| {
+        bench.serve(&[one(11)]);
+        let (client, vip) = (case.pod_client(PORT), case.vip(1));
+        let (old, new) = (case.backend(1, 11), case.backend(1, 12));
+        check_to(bench, &case.opening(client, vip), old, true);
+        check_reply(bench, case, old, client, vip);
+
+        bench.serve(&[one(12)]);
+        check_to(bench, &case.following(client, vip), old, false);
+        assert_eq!(bench.pins(), [], "written once a second at most");
+        bench.age(1);
+        check_to(bench, &case.following(client, vip), old, false);
+        let [(key, pin)] = bench.pins()[..] else {
+            panic!("one pin: {:?}", bench.pins());
+        };
+        assert_eq!(
+            (key.src.to_ip(), key.src_port, pin.source_port),
+            (client.ip(), PORT, PORT)
+        );
+        check_to(
+            bench,
+            &case.opening(case.pod_client(OTHER_PORT), vip),
+            new,
+            true,
+        );
+
+        // The predecessor of the next table is the new owner.
+        bench.serve(&[one(13)]);
+        check_to(bench, &case.following(client, vip), old, false);
+        check_reply(bench, case, old, client, vip);
+        // A new connection on the same ports is not bound by the old one.
+        check_to(bench, &case.opening(client, vip), case.backend(1, 13), true);
+    });
+}
+
+#[test]
+fn repeated_syn_stays_with_the_backend_that_has_the_first() {
+    each_tcp(|bench, case| {
+        bench.serve(&[one(11)]);
+        let (client, vip) = (case.pod_client(PORT), case.vip(1));
+        let syn = case.opening(client, vip);
+        check_to(bench, &syn, case.backend(1, 11), true);
+        let both = Service::new(1, [Pod::on(1, 11).terminating(), Pod::on(1, 12)]);
+        bench.serve(&[both]);
+        check_to(bench, &syn, case.backend(1, 11), false);
+        // One that is gone will not answer any more.
+        bench.serve(&[one(12)]);
+        check_to(bench, &syn, case.backend(1, 12), true);
+    });
+}
+
+#[test]
+fn terminating_backend_keeps_its_connections_and_gets_no_new_ones() {
+    each_case(|bench, case| {
+        bench.serve(&[one(11)]);
+        let (client, vip) = (case.pod_client(PORT), case.vip(1));
+        check_to(bench, &case.opening(client, vip), case.backend(1, 11), true);
+        bench.serve(&[Service::new(
+            1,
+            [Pod::on(1, 11).terminating(), Pod::on(1, 12)],
+        )]);
+        check_to(
+            bench,
+            &case.following(client, vip),
+            case.backend(1, 11),
+            false,
+        );
+        let other = case.opening(case.pod_client(OTHER_PORT), vip);
+        check_to(bench, &other, case.backend(1, 12), true);
+    });
+}
+
+#[test]
+fn datagrams_leave_a_backend_that_is_gone_and_connections_stay() {
+    each_case(|bench, case| {
+        bench.serve(&[one(11)]);
+        let (client, vip) = (case.pod_client(PORT), case.vip(1));
+        check_to(bench, &case.opening(client, vip), case.backend(1, 11), true);
+        bench.serve(&[one(12)]);
+        let next = case.following(client, vip);
+        if case.is_tcp() {
+            check_to(bench, &next, case.backend(1, 11), false);
+        } else {
+            check_to(bench, &next, case.backend(1, 12), true);
+            check_to(bench, &next, case.backend(1, 12), false);
+            check_reply(bench, case, case.backend(1, 12), client, vip);
+        }
+    });
+}
+
+#[test]
+fn one_client_port_to_two_services_of_one_pod_gets_two_backends() {
+    each_case(|bench, case| {
+        bench.serve(&[Service::new(1, three()), Service::new(2, three())]);
+        let (first, second) = (case.vip(1), case.vip(2));
+        // The ports at which both Services choose the same pod.
+        let mut conflicts = 0;
+        for port in 40_000..40_032 {
+            let client = case.pod_client(port);
+            let chosen = dial(bench, case, port, true);
+            let pins = bench.pins().len();
+            let packet = case.opening(client, second);
+            let counted = [NewFlow, ToStack];
+            let run = bench.run_checked(Program::PodIngress, &packet, Verdict::Next, &counted);
+            let [_, other] = run.ends();
+            assert_ne!(chosen, other, "their replies could not be told apart");
+            conflicts += bench.pins().len() - pins;
+
+            for _ in 0..2 {
+                check_to(bench, &case.following(client, first), chosen, false);
+                check_to(bench, &case.following(client, second), other, false);
+                check_reply(bench, case, chosen, client, first);
+                check_reply(bench, case, other, client, second);
+            }
+        }
+        assert!((3..=24).contains(&conflicts), "{conflicts} conflicts of 32");
+    });
+}
+
+#[test]
+fn one_client_port_to_two_services_of_one_remote_pod_gets_two_source_ports() {
+    each_case_on_the_wire(|bench, case, program| {
+        let pod = || [Pod::on(2, 13)];
+        bench.serve(&[Service::new(1, pod()), Service::new(2, pod())]);
+        let (client, backend) = (case.client(SNAT_PORT), case.backend(2, 13));
+        let mut sources = Vec::new();
+        for number in [1, 2] {
+            let packet = case.opening(client, case.node_port(number));
+            let run = bench.run_checked(program, &packet, Verdict::Out, &[NewFlow, Redirected]);
+            let [source, dst] = run.ends();
+            assert_eq!((source.ip(), dst), (case.family.node(1), backend));
+            assert!(bench.config().is_snat_port(source.port()), "{source}");
+            sources.push((number, source));
+        }
+        assert_eq!(sources[0].1.port(), SNAT_PORT);
+        assert_ne!(sources[0].1, sources[1].1);
+        for (number, source) in sources {
+            let next = case.following(client, case.node_port(number));
+            let run = bench.run_checked(program, &next, Verdict::Out, &[Redirected]);
+            assert_eq!(run.ends(), [source, backend]);
+            let reply = case.answer(backend, source);
+            let run = bench.run_checked(program, &reply, Verdict::Out, &[Redirected]);
+            assert_eq!(run.ends(), [case.node_port(number), client]);
+        }
+    });
+}
+
+#[test]
+fn two_clients_with_one_port_get_two_source_ports() {
+    each_case_on_the_wire(|bench, case, program| {
+        bench.serve(&[Service::new(1, [Pod::on(2, 13)])]);
+        let sources: BTreeSet<_> = (1..=20)
+            .map(|number| {
+                let client = (case.family.client(number), SNAT_PORT).into();
+                let packet = case.opening(client, case.node_port(1));
+                let counted = [NewFlow, Redirected];
+                let run = bench.run_checked(program, &packet, Verdict::Out, &counted);
+                let [source, _] = run.ends();
+                source
+            })
+            .collect();
+        assert_eq!(sources.len(), 20);
+    });
+}
+
+#[test]
+fn connection_whose_replies_could_not_be_told_from_anothers_is_dropped() {
+    each_case(|bench, case| {
+        bench.serve(&[one(11), Service::new(2, [Pod::on(1, 11)])]);
+        let client = case.pod_client(PORT);
+        check_to(
+            bench,
+            &case.opening(client, case.vip(1)),
+            case.backend(1, 11),
+            true,
+        );
+        let second = case.opening(client, case.vip(2));
+        bench.check(
+            Program::PodIngress,
+            &second,
+            Verdict::Drop,
+            &second,
+            &[NoSnatPort],
+        );
+        check_reply(bench, case, case.backend(1, 11), client, case.vip(1));
+    });
+}
+
+#[test]
+fn record_that_has_expired_makes_room_for_another_client() {
+    each_case(|bench, case| {
+        bench.serve(&[one(11), Service::new(2, [Pod::on(1, 11)])]);
+        let (client, backend) = (case.pod_client(PORT), case.backend(1, 11));
+        check_to(bench, &case.opening(client, case.vip(1)), backend, true);
+        bench.age(Phase::Opening.lifetime_s(case.transport.protocol()) + 1);
+        check_to(bench, &case.opening(client, case.vip(2)), backend, true);
+        check_reply(bench, case, backend, client, case.vip(2));
+    });
+}
+
+#[test]
+fn connection_that_has_expired_is_a_new_one() {
+    each_case(|bench, case| {
+        bench.serve(&[one(11)]);
+        let (client, vip, backend) = (case.pod_client(PORT), case.vip(1), case.backend(1, 11));
+        let lifetime = Phase::Opening.lifetime_s(case.transport.protocol());
+        check_to(bench, &case.opening(client, vip), backend, true);
+        bench.age(lifetime - 1);
+        check_to(bench, &case.opening(client, vip), backend, false);
+        bench.age(lifetime + 1);
+        check_to(bench, &case.opening(client, vip), backend, true);
+        assert_eq!(phase(bench), Phase::Opening);
+    });
+}
+
+/// A client that has dialled a Service dials the pod behind it directly, with the same port: the
+/// replies are the pod's own.
+#[test]
+fn reused_five_tuple_direct_after_vip() {
+    each_case(|bench, case| {
+        bench.serve(&[one(11)]);
+        let backend = case.backend(1, 11);
+        let inside = (
+            case.pod_client(PORT),
+            case.vip(1),
+            Program::PodIngress,
+            Program::PodEgress,
+        );
+        let outside = (
+            case.client(PORT),
+            case.node_port(1),
+            Program::WireIngress,
+            Program::WireEgress,
+        );
+        for (client, dialled, there, back) in [inside, outside] {
+            let first = case.opening(client, dialled);
+            bench.run_checked(there, &first, Verdict::Next, &[NewFlow, ToStack]);
+            let reply = case.answer(backend, client);
+            let masked = reply.clone().from(dialled);
+            bench.check(back, &reply, Verdict::Next, &masked, &[Replied]);
+
+            // In the midst of a connection nothing is known of a new one.
+            if case.is_tcp() {
+                let stray = case.following(client, backend);
+                bench.check(there, &stray, Verdict::Next, &stray, &[]);
+                bench.check(back, &reply, Verdict::Next, &masked, &[Replied]);
+            }
+            let direct = case.opening(client, backend);
+            bench.check(there, &direct, Verdict::Next, &direct, &[]);
+            bench.check(back, &reply, Verdict::Next, &reply, &[]);
+        }
+        assert_eq!(bench.flows(), []);
+    });
+}
