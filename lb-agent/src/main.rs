@@ -1,6 +1,6 @@
 //! The `lb-agent` binary.
 
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 
 use anyhow::{Context as _, Result};
 use clap::Parser as _;
@@ -25,6 +25,7 @@ async fn run(options: agent::Options) -> Result<()> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(io::stderr().is_terminal())
         .with_writer(io::stderr)
         .init();
     let mut terminated = signal(SignalKind::terminate()).context("listen for SIGTERM")?;

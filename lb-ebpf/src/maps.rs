@@ -33,8 +33,8 @@ pub(crate) static SOCKETS: LruHashMap<SocketKey, SocketPeer, { maps::SOCKETS_MAX
 #[btf_map]
 pub(crate) static COUNTERS: PerCpuArray<u64, { Counter::ELEMENTS as usize }> = PerCpuArray::new();
 
-/// Working memory of the packet that this CPU is at. A program is not interrupted by another one
-/// that uses it: all of them run with bottom halves off.
+/// Working memory of the packet that this CPU is at. A packet program is not interrupted by another
+/// one: all of them run with bottom halves off. The programs of sockets do not, and have none.
 #[btf_map]
 static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
 

@@ -19,7 +19,7 @@ use lb_common::{
 
 use crate::{
     kernel::{AtHook, Run},
-    maps::{SOCKETS, scratch},
+    maps::SOCKETS,
 };
 
 /// The call goes on.
@@ -154,10 +154,7 @@ pub(crate) fn outbound<F: SockFamily>(ctx: *mut bpf_sock_addr) -> i32 {
         return PROCEED;
     }
     run.count(Outcome::Seen);
-    let Some(scratch) = scratch() else {
-        return PROCEED;
-    };
-    match sockets::outbound(&run, scratch, run.endpoint::<F>(), run.protocol()) {
+    match sockets::outbound(&run, run.endpoint::<F>(), run.protocol()) {
         Call::Pass => PROCEED,
         Call::To(backend) => {
             run.rewrite::<F>(backend);
@@ -178,9 +175,7 @@ pub(crate) fn outbound<F: SockFamily>(ctx: *mut bpf_sock_addr) -> i32 {
 pub(crate) fn inbound<F: SockFamily>(ctx: *mut bpf_sock_addr) -> i32 {
     let run = Run::<Socket, Calls>::new(Socket { ctx });
     if run.is_ours()
-        && let Some(scratch) = scratch()
-        && let Call::To(frontend) =
-            sockets::inbound(&run, scratch, run.endpoint::<F>(), run.protocol())
+        && let Call::To(frontend) = sockets::inbound(&run, run.endpoint::<F>(), run.protocol())
     {
         run.rewrite::<F>(frontend);
         run.count(Outcome::Replied);

@@ -1,6 +1,6 @@
 //! `lb-agent run`.
 
-use std::{fs, path::PathBuf};
+use std::{env, fs, path::PathBuf};
 
 use clap::{Args, ValueEnum};
 use lb_common::maps;
@@ -22,8 +22,9 @@ pub struct RunArgs {
     #[arg(long, value_name = "PATH", conflicts_with = "kubeconfig")]
     manifests: Option<PathBuf>,
 
-    /// Read Services from the cluster of this kubeconfig [default: the cluster around us].
-    #[arg(long, value_name = "FILE", env = "KUBECONFIG")]
+    /// Read Services from the cluster of this kubeconfig [default: $KUBECONFIG, else the cluster
+    /// around us].
+    #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
 
     /// Directory of the pinned maps and programs, on a BPF file system.
@@ -128,7 +129,11 @@ impl RunArgs {
             node_name: node_name.to_lowercase(),
             source: match self.manifests {
                 Some(path) => Source::Manifests(path),
-                None => Source::Kubernetes(self.kubeconfig),
+                // Not clap's business: with manifests, the variable is no contradiction.
+                None => Source::Kubernetes(
+                    self.kubeconfig
+                        .or_else(|| env::var_os("KUBECONFIG").map(PathBuf::from)),
+                ),
             },
             pin_dir: self.pin_dir,
             cgroup,

@@ -18,7 +18,6 @@ use crate::{
     packet::Parsed,
     path::forward::Leg,
     rewrite::{Endpoint, Rewrite},
-    socket::{SocketKey, SocketPeer},
 };
 
 /// The tables that the agent fills, and those that the programs keep for themselves.
@@ -124,7 +123,7 @@ impl Action {
     }
 }
 
-/// Working memory of one packet or call: what map operations take by address, and what the parts
+/// Working memory of one packet: what map operations take by address, and what the parts
 /// of a program hand to each other.
 ///
 /// A program's own stack is too small for it (512 bytes), and must be accessed aligned, which
@@ -162,8 +161,4 @@ pub struct Scratch {
     pub flow: Flow,
     /// A pin that is being inserted.
     pub pin: Pin,
-    /// Key of what is remembered of a socket.
-    pub socket_key: SocketKey,
-    /// What is being remembered of a socket.
-    pub socket_peer: SocketPeer,
 }

@@ -1,6 +1,6 @@
 //! Sockets of the node's processes: translated once, when they connect or send.
 
-use super::{Scratch, Tables, forward::slot};
+use super::{Tables, forward::slot};
 use crate::{
     Addr, FrontendKey, Protocol, hash,
     rewrite::Endpoint,
@@ -29,16 +29,17 @@ pub enum Call {
     Refuse,
 }
 
+/// A value that lies on the stack. These calls run in their process's context: another one, or a
+/// packet, may come between on the same CPU, so that they cannot use a CPU's working memory. The
+/// stack must be accessed aligned, and the compiler joins words to eight bytes.
+#[repr(C, align(8))]
+struct OnStack<T>(T);
+
 /// A process connects, or sends a datagram, to `dst`.
 #[inline(always)]
-pub fn outbound<E: Tables + Sockets>(
-    env: &E,
-    scratch: &mut Scratch,
-    dst: Endpoint,
-    protocol: Protocol,
-) -> Call {
-    scratch.frontend_key = FrontendKey::new(dst.addr, dst.port, protocol);
-    let Some(frontend) = env.frontend(&scratch.frontend_key) else {
+pub fn outbound<E: Tables + Sockets>(env: &E, dst: Endpoint, protocol: Protocol) -> Call {
+    let key = OnStack(FrontendKey::new(dst.addr, dst.port, protocol));
+    let Some(frontend) = env.frontend(&key.0) else {
         return Call::Pass;
     };
     let extent = frontend.inside;
@@ -59,23 +60,22 @@ pub fn outbound<E: Tables + Sockets>(
     let Some(backend) = backend else {
         return Call::Refuse;
     };
-    scratch.socket_key = SocketKey {
+    let key = OnStack(SocketKey {
         cookie,
         addr: backend.addr,
         port: backend.port,
         protocol,
         pad: 0,
         pad_word: 0,
-    };
-    let peer = SocketPeer {
+    });
+    let peer = OnStack(SocketPeer {
         addr: dst.addr,
         port: dst.port,
         pad: 0,
-    };
+    });
     // A datagram socket sends again and again to the same frontend: one write is enough.
-    if env.peer(&scratch.socket_key) != Some(peer) {
-        scratch.socket_peer = peer;
-        env.insert_peer(&scratch.socket_key, &scratch.socket_peer);
+    if env.peer(&key.0) != Some(peer.0) {
+        env.insert_peer(&key.0, &peer.0);
     }
     Call::To(Endpoint {
         addr: backend.addr,
@@ -85,21 +85,16 @@ pub fn outbound<E: Tables + Sockets>(
 
 /// A process asks, or is told, who its peer is: the frontend that it dialled.
 #[inline(always)]
-pub fn inbound<E: Sockets>(
-    env: &E,
-    scratch: &mut Scratch,
-    src: Endpoint,
-    protocol: Protocol,
-) -> Call {
-    scratch.socket_key = SocketKey {
+pub fn inbound<E: Sockets>(env: &E, src: Endpoint, protocol: Protocol) -> Call {
+    let key = OnStack(SocketKey {
         cookie: env.cookie(),
         addr: src.addr,
         port: src.port,
         protocol,
         pad: 0,
         pad_word: 0,
-    };
-    match env.peer(&scratch.socket_key) {
+    });
+    match env.peer(&key.0) {
         Some(peer) => Call::To(Endpoint {
             addr: peer.addr,
             port: peer.port,
