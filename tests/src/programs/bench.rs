@@ -422,8 +422,9 @@ impl Bench {
     pub fn age(&mut self, seconds: u32) {
         let ticks = u64::from(seconds) * u64::from(self.config.ticks_per_second);
         for (key, mut flow) in self.flows() {
-            let seen = flow.seen_tick.checked_sub(ticks);
-            flow.seen_tick = seen.expect("ticks since boot");
+            for tick in [&mut flow.seen_tick, &mut flow.expires_tick] {
+                *tick = tick.checked_sub(ticks).expect("ticks since boot");
+            }
             self.store.put_flow(&key, &flow).expect("age a connection");
         }
     }

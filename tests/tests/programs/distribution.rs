@@ -7,9 +7,9 @@ use lb_tests::programs::{Bench, Case, Family, Pod, Program, Service, Verdict, ea
 const CONNECTIONS: u16 = 30_000;
 
 /// Deals out [`CONNECTIONS`] new connections of `clients` clients, who use as many consecutive
-/// source ports each, and checks that every one of `backends` gets its share to within 5 %.
+/// source ports each, and checks that every one of `backends` gets its share to within `percent`.
 #[track_caller]
-fn check_shares(bench: &mut Bench, case: Case, clients: u16, backends: u8) {
+fn check_shares(bench: &mut Bench, case: Case, clients: u16, backends: u8, percent: u32) {
     let pods = (1..=backends).map(|number| Pod::on(1, number));
     bench.serve(&[Service::new(1, pods)]);
     bench.forget_connections();
@@ -21,31 +21,33 @@ fn check_shares(bench: &mut Bench, case: Case, clients: u16, backends: u8) {
             let run = bench.run(Program::Xdp, &packet.bytes());
             assert_eq!(run.verdict, Verdict::Next);
             let [_, backend] = run.ends();
-            *shares.entry(backend).or_insert(0.0) += 1.0;
+            *shares.entry(backend).or_insert(0_u32) += 1;
         }
     }
     assert_eq!(bench.flows().len(), usize::from(CONNECTIONS));
     assert_eq!(shares.len(), usize::from(backends));
-    let fair = f64::from(CONNECTIONS) / f64::from(backends);
-    let deviations = shares
-        .values()
-        .map(|share: &f64| (share / fair - 1.0).abs());
-    let worst = deviations.fold(0.0, f64::max);
-    assert!(
-        worst <= 0.05,
-        "{case:?}, {clients} clients, {backends} backends: {:.2} % off",
-        worst * 100.0
-    );
+    // In whole numbers: 285 of 300 is within 5 %.
+    let (all, backends) = (u32::from(CONNECTIONS), u32::from(backends));
+    for (backend, share) in shares {
+        assert!(
+            (share * backends).abs_diff(all) * 100 <= percent * all,
+            "{case:?}, {clients} clients, {backends} backends: {share} for {backend}"
+        );
+    }
 }
 
 /// Two clients that connect again and again, as load generators and proxies do: each takes one
-/// source port after the other. By chance alone, a hundredth of 30,000 has a standard deviation
-/// of 5.8 %, and one of a hundred backends would be 15 % off.
+/// source port after the other.
+///
+/// A hundred backends get 300 connections each, of which chance alone would make a standard
+/// deviation of 5.8 %, and 15 to 20 % for the one that is worst off. Consecutive ports do better,
+/// but no hash that is blind to what the others got keeps all hundred within 5 %:
+/// `docs/decisions/0003-distribution.md` has the figures.
 #[test]
 fn every_backend_gets_its_share_of_busy_clients_connections() {
     each_case(|bench, case| {
-        for backends in [3, 10, 100] {
-            check_shares(bench, case, 2, backends);
+        for (backends, percent) in [(3, 5), (10, 5), (100, 7)] {
+            check_shares(bench, case, 2, backends, percent);
         }
     });
 }
@@ -59,7 +61,7 @@ fn every_backend_gets_its_share_of_many_clients() {
             return;
         }
         for backends in [3, 10] {
-            check_shares(bench, case, CONNECTIONS, backends);
+            check_shares(bench, case, CONNECTIONS, backends, 5);
         }
     });
 }
