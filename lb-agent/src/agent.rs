@@ -144,7 +144,7 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<(),
     let source = start_source(&options, sender).await?;
     let mut agent = Agent {
         node_name: options.node_name,
-        reconciler: Reconciler::new(dataplane)?,
+        reconciler: Reconciler::new(dataplane, DatapathConfig::DEFAULT.seed)?,
         devices,
         snapshots,
         rejected: BTreeSet::new(),

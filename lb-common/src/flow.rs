@@ -42,6 +42,12 @@ pub struct FlowKey {
 const _: () = assert!(size_of::<FlowKey>() == 44);
 
 impl FlowKey {
+    /// Whether the client is outside this node.
+    #[must_use]
+    pub fn is_of_the_wire(&self) -> bool {
+        matches!(self.edge, edge::WIRE_INGRESS | edge::WIRE_EGRESS)
+    }
+
     /// The key of the record that undoes a packet with this tuple, seen at `edge`.
     #[inline(always)]
     #[must_use]
@@ -276,6 +282,18 @@ impl Flow {
             (a0 ^ b0) | (a1 ^ b1) | (a2 ^ b2) | (a3 ^ b3)
         };
         ports | differ(self.client, tuple.src) | differ(self.frontend, tuple.dst) == 0
+    }
+
+    /// The tuple of the client's packets.
+    #[must_use]
+    pub fn tuple(&self) -> Tuple {
+        Tuple {
+            src: self.client,
+            dst: self.frontend,
+            src_port: self.client_port,
+            dst_port: self.frontend_port,
+            protocol: self.protocol,
+        }
     }
 
     /// The phase that follows from what has been seen.

@@ -1,14 +1,20 @@
 //! A twin of the kernel's maps in memory, for tests of everything above them.
 
-use lb_common::{Backend, Frontend, FrontendKey, Interface, Slot};
+use std::collections::{BTreeMap, HashMap};
 
-use super::{Dataplane, Error, Observation};
+use lb_common::{Backend, Flow, FlowKey, Frontend, FrontendKey, Interface, Pin, PinKey, Slot};
+
+use super::{Dataplane, Error, Observation, pin_of};
 
 /// Maps in memory.
 #[derive(Clone, Debug)]
 pub struct Memory {
     maps: Observation,
     slots: Vec<Slot>,
+    /// Connections that the programs would have noted.
+    pub flows: BTreeMap<FlowKey, Flow>,
+    /// Connections that are pinned.
+    pub pins: HashMap<PinKey, Pin>,
     /// Operations so far.
     pub operations: usize,
     /// Every operation fails once this many have succeeded.
@@ -26,6 +32,8 @@ impl Memory {
                 ..Observation::default()
             },
             slots: vec![Slot::default(); slots],
+            flows: BTreeMap::new(),
+            pins: HashMap::new(),
             operations: 0,
             fails_after: usize::MAX,
         }
@@ -87,6 +95,20 @@ impl Dataplane for Memory {
     fn remove_frontend(&mut self, key: &FrontendKey) -> Result<(), Error> {
         self.step("FRONTENDS", key.addr)?;
         self.maps.frontends.remove(key);
+        Ok(())
+    }
+
+    fn pin_flows(
+        &mut self,
+        is_lost: &dyn Fn(&[Slot], &FlowKey, &Flow) -> bool,
+    ) -> Result<(), Error> {
+        self.step("PINS", "flows")?;
+        for (key, flow) in &self.flows {
+            if is_lost(&self.slots, key, flow) {
+                let (key, pin) = pin_of(key, flow);
+                self.pins.entry(key).or_insert(pin);
+            }
+        }
         Ok(())
     }
 

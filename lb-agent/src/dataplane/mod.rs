@@ -3,7 +3,7 @@
 pub mod bpf;
 pub mod memory;
 
-use lb_common::{Backend, Frontend, FrontendKey, Interface, Slot};
+use lb_common::{Backend, Flow, FlowKey, Frontend, FrontendKey, Interface, Pin, PinKey, Slot};
 
 /// The maps that a plan writes.
 ///
@@ -41,6 +41,17 @@ pub trait Dataplane {
     /// [`Error::Map`] if the kernel refuses.
     fn remove_frontend(&mut self, key: &FrontendKey) -> Result<(), Error>;
 
+    /// Pins every flow of which `is_lost` is true to the backend that it has: the tables will
+    /// lead it elsewhere. A flow that is pinned already stays as it is.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Map`] if the kernel refuses.
+    fn pin_flows(
+        &mut self,
+        is_lost: &dyn Fn(&[Slot], &FlowKey, &Flow) -> bool,
+    ) -> Result<(), Error>;
+
     /// Inserts or replaces an element of `INTERFACES`.
     ///
     /// # Errors
@@ -76,6 +87,17 @@ pub struct Observation {
     pub frontends_max: u32,
     /// Capacity of `BACKENDS`.
     pub backends_max: u32,
+}
+
+/// The pin that keeps a flow with its backend.
+#[must_use]
+pub fn pin_of(key: &FlowKey, flow: &Flow) -> (PinKey, Pin) {
+    let pin = Pin {
+        backend: flow.backend,
+        source_port: key.dst_port,
+        pad: 0,
+    };
+    (flow.tuple().pin(), pin)
 }
 
 /// An operation of the data plane that failed.

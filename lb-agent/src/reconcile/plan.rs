@@ -21,6 +21,8 @@ pub enum Op {
     PutBackend(u32, Backend),
     /// A table is written where nobody looks yet: its header, then its slots.
     WriteSlots(u32, Vec<Slot>),
+    /// Flows that these frontends' new tables lead elsewhere are pinned to where they are.
+    PinFlows(BTreeMap<FrontendKey, Frontend>),
     /// The commit point: clients get the new table from here on.
     PutFrontend(FrontendKey, Frontend),
     /// Nobody dials this any more.
@@ -42,7 +44,8 @@ pub struct Plan {
 
 /// Plans the way from `programmed` to `desired`. `slots` is the arena.
 ///
-/// Devices and backends come first, then tables, then the frontends that lead to them; then
+/// Devices and backends come first, then tables (and pins for the flows that these would lead
+/// elsewhere), then the frontends that lead to them; then
 /// frontends go, then the backends that they led to, then devices.
 #[must_use]
 pub fn plan(programmed: &Programmed, slots: &[Slot], desired: &Tables, now: Instant) -> Plan {
@@ -77,6 +80,7 @@ struct Steps {
     interfaces_in: Vec<Op>,
     backends_in: Vec<Op>,
     tables: Vec<Op>,
+    pinned: BTreeMap<FrontendKey, Frontend>,
     frontends_in: Vec<Op>,
     frontends_out: Vec<Op>,
     backends_out: Vec<Op>,
@@ -89,15 +93,22 @@ impl Steps {
             interfaces_in,
             backends_in,
             tables,
+            pinned,
             frontends_in,
             frontends_out,
             backends_out,
             interfaces_out,
         } = self;
+        let pin_flows = if pinned.is_empty() {
+            Vec::new()
+        } else {
+            vec![Op::PinFlows(pinned)]
+        };
         [
             interfaces_in,
             backends_in,
             tables,
+            pin_flows,
             frontends_in,
             frontends_out,
             backends_out,
@@ -159,6 +170,9 @@ impl Planner<'_> {
         self.write_tables(id, port, tables);
         for (index, backend) in &port.backends {
             self.put_backend(*index, backend);
+        }
+        if self.forgets(id, &frontends) {
+            self.steps.pinned.extend(&frontends);
         }
         for (key, frontend) in frontends {
             self.kept.insert(key, id);
@@ -245,6 +259,25 @@ impl Planner<'_> {
             self.next.arena.release(*extent, self.now);
         }
         self.next.ports.insert(id, tables);
+    }
+
+    /// Whether new tables of a port may know nothing of the backends of its flows. Tables know
+    /// their predecessors; what those knew of theirs is lost, and so is all if there is none.
+    fn forgets(&self, id: u32, frontends: &BTreeMap<FrontendKey, Frontend>) -> bool {
+        let unchanged = frontends
+            .iter()
+            .all(|(key, new)| self.before.frontends.get(key) == Some(new));
+        let Some(have) = self.before.ports.get(&id).filter(|_| !unchanged) else {
+            return false;
+        };
+        let has_past = |extent: &Extent| {
+            self.table_at(*extent)
+                .is_some_and(|slots| slots.iter().any(|slot| !slot.previous.is_none()))
+        };
+        let ends = frontends
+            .values()
+            .any(|new| new.outside.is_empty() || new.inside.is_empty());
+        ends || have.tables.values().any(has_past)
     }
 
     /// The slots of a table, without its header.

@@ -1,6 +1,8 @@
 //! One turn of the loop: compile, plan, apply.
 
-use std::time::Instant;
+use std::{collections::BTreeMap, time::Instant};
+
+use lb_common::{Flow, FlowKey, Frontend, FrontendKey, Phase, Slot};
 
 use super::{Op, Programmed, plan};
 use crate::{
@@ -15,6 +17,8 @@ pub struct Reconciler<D> {
     dataplane: D,
     programmed: Programmed,
     ids: Ids,
+    /// Seed of the flow hash.
+    seed: u32,
 }
 
 /// What a turn did.
@@ -27,12 +31,13 @@ pub struct Outcome {
 }
 
 impl<D: Dataplane> Reconciler<D> {
-    /// Takes over a data plane as it is: numbers and tables stay what they were.
+    /// Takes over a data plane as it is: numbers and tables stay what they were. `seed` is that
+    /// of the programs' flow hash.
     ///
     /// # Errors
     ///
     /// Those of [`Dataplane::observe`].
-    pub fn new(dataplane: D) -> Result<Self, Error> {
+    pub fn new(dataplane: D, seed: u32) -> Result<Self, Error> {
         let observation = dataplane.observe()?;
         let ids = Ids::restore(
             &observation.frontends,
@@ -44,6 +49,7 @@ impl<D: Dataplane> Reconciler<D> {
             dataplane,
             programmed,
             ids,
+            seed,
         })
     }
 
@@ -93,11 +99,42 @@ impl<D: Dataplane> Reconciler<D> {
             Op::PutInterface(ifindex, interface) => dataplane.put_interface(*ifindex, interface),
             Op::PutBackend(index, backend) => dataplane.put_backend(*index, backend),
             Op::WriteSlots(offset, slots) => dataplane.write_slots(*offset, slots),
+            Op::PinFlows(frontends) => {
+                let seed = self.seed;
+                dataplane.pin_flows(&|slots, key, flow| is_lost(frontends, seed, slots, key, flow))
+            }
             Op::PutFrontend(key, frontend) => dataplane.put_frontend(key, frontend),
             Op::RemoveFrontend(key) => dataplane.remove_frontend(key),
             Op::RemoveInterface(ifindex) => dataplane.remove_interface(*ifindex),
         }
     }
+}
+
+/// Whether the tables of `frontends` lead a flow elsewhere than where it is.
+fn is_lost(
+    frontends: &BTreeMap<FrontendKey, Frontend>,
+    seed: u32,
+    slots: &[Slot],
+    key: &FlowKey,
+    flow: &Flow,
+) -> bool {
+    let tuple = flow.tuple();
+    let Some(frontend) = frontends.get(&tuple.frontend()) else {
+        return false;
+    };
+    if flow.phase() == Phase::Closed {
+        return false;
+    }
+    let extent = if key.is_of_the_wire() {
+        frontend.outside
+    } else {
+        frontend.inside
+    };
+    if extent.is_empty() {
+        return true;
+    }
+    let slot = slots.get(extent.slot_index(tuple.hash(seed)) as usize);
+    slot.is_none_or(|slot| slot.current != flow.backend && slot.previous != flow.backend)
 }
 
 #[cfg(test)]

@@ -126,15 +126,29 @@ pub fn forward<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> Option
     scratch.hash = tuple.hash(env.config().seed);
     let frontend = env.frontend(&scratch.frontend_key)?;
     scratch.extent = site.extent(&frontend);
-    if scratch.extent.is_empty() {
-        return Some(Action::Drop(Outcome::NoBackend));
-    }
     scratch.now = env.now();
+    if scratch.extent.is_empty() {
+        return Some(serve_no_more(env, scratch, site));
+    }
     match slot(env, &frontend, scratch.extent, scratch.hash) {
         Some(slot) => scratch.slot = slot,
         None => return Some(Action::Drop(Outcome::TornTable)),
     }
     Some(serve(env, scratch, site))
+}
+
+/// There is nobody for new connections; those that there are may go on with who they have.
+#[inline(always)]
+fn serve_no_more<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> Action {
+    scratch.slot = Slot {
+        current: BackendRef::NONE,
+        previous: BackendRef::NONE,
+    };
+    if recall(env, scratch, site) {
+        send(env, scratch)
+    } else {
+        Action::Drop(Outcome::NoBackend)
+    }
 }
 
 /// The slot that `hash` selects, if the extent still is this frontend's.

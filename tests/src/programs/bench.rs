@@ -208,7 +208,7 @@ impl Bench {
         let dataplane = bpf::open(object::LB, &options)?;
         Ok(Self {
             devices,
-            reconciler: Reconciler::new(dataplane)?,
+            reconciler: Reconciler::new(dataplane, config.seed)?,
             store: Store::open(pin_dir)?,
             now: Instant::now(),
             config,

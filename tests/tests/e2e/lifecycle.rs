@@ -119,3 +119,37 @@ fn connections_stay_with_their_backend_while_others_come_and_go() {
         }
     }
 }
+
+#[test]
+fn silent_connections_stay_with_their_backend_while_others_come_and_go() {
+    let mut scene = Scene::new(Stage {
+        cluster: Cluster::builder().nodes(2),
+        backends: &[0, 1, 1, 0],
+        flags: &[],
+    });
+    scene.serve_by(&[0, 1]);
+    let pod = scene.cluster.pod("client-pod", 0).expect("a pod");
+    let mut connections: Vec<Requests> = (0..12)
+        .flat_map(|_| Scene::cluster_ips())
+        .map(|to| {
+            let request = Request {
+                hold: true,
+                count: 2,
+                interval: Duration::from_secs(2),
+                ..Request::new(Protocol::Tcp, to)
+            };
+            pod.start(&request).expect("a client")
+        })
+        .collect();
+    let first: Vec<String> = connections
+        .iter_mut()
+        .map(|c| c.next().expect("a reply").expect("an answer").server)
+        .collect();
+    for backends in [&[0, 1, 2][..], &[0, 1, 3], &[2, 3], &[0, 1]] {
+        scene.serve_by(backends);
+    }
+    for (mut connection, server) in connections.into_iter().zip(first) {
+        let reply = connection.next().expect("a reply").expect("an answer");
+        assert_eq!(reply.server, server);
+    }
+}

@@ -89,7 +89,7 @@ fn frontends_are_dumped_with_the_names_of_their_fields() {
         node_port_addresses: Family::ALL.map(|family| family.node(1)).into(),
         ..NodeView::default()
     };
-    let mut reconciler = Reconciler::new(dataplane).unwrap();
+    let mut reconciler = Reconciler::new(dataplane, DatapathConfig::DEFAULT.seed).unwrap();
     let outcome = reconciler
         .reconcile(&alpaca_prod(), &node, Instant::now())
         .unwrap();

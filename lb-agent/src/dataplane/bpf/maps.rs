@@ -7,17 +7,17 @@ use aya::{
     maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray},
 };
 use lb_common::{
-    Backend, Flow, FlowKey, Frontend, FrontendKey, Interface, Slot,
-    maps::{BACKENDS, COUNTERS, FLOWS, FRONTENDS, INTERFACES, LAYOUT_VERSION, SLOTS},
+    Backend, Flow, FlowKey, Frontend, FrontendKey, Interface, Pin, PinKey, Slot,
+    maps::{BACKENDS, COUNTERS, FLOWS, FRONTENDS, INTERFACES, LAYOUT_VERSION, PINS, SLOTS},
 };
 
 use super::{
     BpfDataplane,
     arena::Arena,
-    error::{Error, is_absent},
+    error::{Error, is_absent, is_present},
     pins::Pins,
 };
-use crate::dataplane::{Dataplane, Error as DataplaneError, Observation};
+use crate::dataplane::{Dataplane, Error as DataplaneError, Observation, pin_of};
 
 /// A key or a value as it lies in memory.
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +33,7 @@ pub(super) struct Tables {
     frontends: Table<FrontendKey, Frontend>,
     interfaces: Table<u32, Interface>,
     flows: Table<FlowKey, Flow>,
+    pins: Table<PinKey, Pin>,
     backends: Array<MapData, Raw<Backend>>,
     counters: PerCpuArray<MapData, u64>,
     slots: Arena,
@@ -45,6 +46,7 @@ impl Tables {
             frontends: Table::take(ebpf, FRONTENDS)?,
             interfaces: Table::take(ebpf, INTERFACES)?,
             flows: Table::take(ebpf, FLOWS)?,
+            pins: Table::take(ebpf, PINS)?,
             backends: typed(ebpf, BACKENDS)?,
             counters: typed(ebpf, COUNTERS)?,
             slots: arena(ebpf)?,
@@ -64,6 +66,17 @@ where
     K: bytemuck::Pod + Ord + std::fmt::Debug,
     V: bytemuck::Pod,
 {
+    /// Inserts an element unless its key is there.
+    fn put_new(&mut self, key: &K, value: &V) -> Result<(), DataplaneError> {
+        const BPF_NOEXIST: u64 = 1;
+        match self.map.insert(Raw(*key), Raw(*value), BPF_NOEXIST) {
+            Err(error) if !is_present(&error) => {
+                Err(failed("insert", self.name, format!("{key:?}"), error))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Self, Error> {
         let map = take(ebpf, name)?;
         let max_entries = match &map {
@@ -184,6 +197,23 @@ impl Dataplane for BpfDataplane {
 
     fn remove_frontend(&mut self, key: &FrontendKey) -> Result<(), DataplaneError> {
         self.tables.frontends.remove(key)
+    }
+
+    fn pin_flows(
+        &mut self,
+        is_lost: &dyn Fn(&[Slot], &FlowKey, &Flow) -> bool,
+    ) -> Result<(), DataplaneError> {
+        let Tables {
+            flows, pins, slots, ..
+        } = &mut self.tables;
+        for element in flows.iter() {
+            let (key, flow) = element?;
+            if is_lost(slots.as_slice(), &key, &flow) {
+                let (key, pin) = pin_of(&key, &flow);
+                pins.put_new(&key, &pin)?;
+            }
+        }
+        Ok(())
     }
 
     fn put_interface(&mut self, ifindex: u32, interface: &Interface) -> Result<(), DataplaneError> {

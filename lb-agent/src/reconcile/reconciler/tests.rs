@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use lb_common::{FrontendKey, Slot};
+use lb_common::{Addr, Flow, FlowKey, FrontendKey, Hop, Slot, Tuple, flow::Now};
 use proptest::prelude::*;
 
 use super::*;
@@ -15,6 +15,9 @@ use crate::{
         Endpoint, ObjectName, Service, ServiceKind, ServicePort, Slice, SlicePort, TrafficPolicy,
     },
 };
+
+/// Seed of the flow hash.
+const SEED: u32 = 7;
 
 /// A Service by its number, with endpoints by their last octet; even octets are local.
 #[derive(Clone, Debug)]
@@ -157,7 +160,7 @@ fn answers(dataplane: &Memory) -> BTreeMap<(FrontendKey, bool, u32), Option<IpAd
 }
 
 fn empty() -> Reconciler<Memory> {
-    Reconciler::new(Memory::new(64, 64, 1 << 14)).expect("memory does not fail")
+    Reconciler::new(Memory::new(64, 64, 1 << 14), SEED).expect("memory does not fail")
 }
 
 proptest! {
@@ -169,14 +172,14 @@ proptest! {
         let mut reconciler = empty();
         reconciler.reconcile(&model(&before), &node(), now).unwrap();
         let old = answers(&reconciler.dataplane);
-        let mut whole = Reconciler::new(reconciler.dataplane.clone()).unwrap();
+        let mut whole = Reconciler::new(reconciler.dataplane.clone(), SEED).unwrap();
         let operations = whole.reconcile(&model(&after), &node(), now).unwrap().operations;
         let new = answers(&whole.dataplane);
 
         for stop in 0..operations {
             let mut dataplane = reconciler.dataplane.clone();
             dataplane.fails_after = dataplane.operations + stop;
-            let mut partly = Reconciler::new(dataplane).unwrap();
+            let mut partly = Reconciler::new(dataplane, SEED).unwrap();
             prop_assert!(partly.reconcile(&model(&after), &node(), now).is_err());
             for (point, answer) in answers(&partly.dataplane) {
                 let allowed = [old.get(&point), new.get(&point)];
@@ -187,7 +190,7 @@ proptest! {
             }
             // Whoever takes over from there arrives where the whole plan does.
             partly.dataplane.fails_after = usize::MAX;
-            let mut next = Reconciler::new(partly.dataplane).unwrap();
+            let mut next = Reconciler::new(partly.dataplane, SEED).unwrap();
             next.reconcile(&model(&after), &node(), now).unwrap();
             prop_assert_eq!(answers(&next.dataplane), new.clone());
         }
@@ -200,7 +203,7 @@ proptest! {
         reconciler.reconcile(&model(&samples), &node(), now).unwrap();
         let again = reconciler.reconcile(&model(&samples), &node(), now).unwrap();
         prop_assert_eq!(again.operations, 0);
-        let mut restarted = Reconciler::new(reconciler.dataplane).unwrap();
+        let mut restarted = Reconciler::new(reconciler.dataplane, SEED).unwrap();
         let first = restarted.reconcile(&model(&samples), &node(), now).unwrap();
         prop_assert_eq!(first.operations, 0);
     }
@@ -292,7 +295,7 @@ fn a_slot_remembers_who_had_it_before() {
 
 #[test]
 fn a_service_without_room_is_rejected_by_name_and_the_others_go_on() {
-    let mut reconciler = Reconciler::new(Memory::new(64, 64, 600)).unwrap();
+    let mut reconciler = Reconciler::new(Memory::new(64, 64, 600), SEED).unwrap();
     let now = Instant::now();
     let small = [sample(0, [1])];
     assert_eq!(
@@ -318,7 +321,7 @@ fn a_service_without_room_is_rejected_by_name_and_the_others_go_on() {
 
 #[test]
 fn a_full_map_of_frontends_takes_no_half_service() {
-    let mut reconciler = Reconciler::new(Memory::new(2, 64, 1 << 14)).unwrap();
+    let mut reconciler = Reconciler::new(Memory::new(2, 64, 1 << 14), SEED).unwrap();
     let mut wide = sample(0, [1]);
     wide.node_port = true;
     let outcome = reconciler
@@ -331,7 +334,7 @@ fn a_full_map_of_frontends_takes_no_half_service() {
 
 #[test]
 fn a_service_that_outgrows_the_map_of_backends_goes_on_with_those_it_has() {
-    let mut reconciler = Reconciler::new(Memory::new(64, 3, 1 << 14)).unwrap();
+    let mut reconciler = Reconciler::new(Memory::new(64, 3, 1 << 14), SEED).unwrap();
     let now = Instant::now();
     let fits = [sample(0, [1, 2]), sample(1, [1])];
     let outcome = reconciler.reconcile(&model(&fits), &node(), now).unwrap();
@@ -357,4 +360,74 @@ fn a_service_that_outgrows_the_map_of_backends_goes_on_with_those_it_has() {
         .flatten()
         .collect();
     assert_eq!(addrs.len(), 3, "room that came free is used");
+}
+
+#[test]
+fn a_flow_is_found_through_any_number_of_table_changes() {
+    let mut reconciler = empty();
+    let start = Instant::now();
+    let histories: [&[u8]; 6] = [&[1, 2], &[1, 3], &[1, 4, 5], &[2, 6], &[], &[7]];
+    let turn = |reconciler: &mut Reconciler<Memory>, turn: usize| {
+        let sample = sample(0, histories[turn].iter().copied());
+        let now = start + Duration::from_secs(2) * turn as u32;
+        reconciler
+            .reconcile(&model(&[sample]), &node(), now)
+            .unwrap();
+    };
+    turn(&mut reconciler, 0);
+    let flows: Vec<_> = (1000..1400).map(|port| flow(&reconciler, port)).collect();
+    reconciler.dataplane.flows.extend(flows.iter().copied());
+    for number in 1..histories.len() {
+        turn(&mut reconciler, number);
+        for (key, flow) in &flows {
+            assert!(
+                is_found(&reconciler.dataplane, key, flow),
+                "after change {number}: {flow:?}"
+            );
+        }
+    }
+}
+
+/// A pod's connection from `port` to the first Service, as the programs would have noted it.
+fn flow(reconciler: &Reconciler<Memory>, port: u16) -> (FlowKey, Flow) {
+    let tuple = Tuple {
+        src: std::net::Ipv4Addr::new(10, 244, 9, 9).into(),
+        dst: cluster_ip(0).into(),
+        src_port: port,
+        dst_port: 80,
+        protocol: 6,
+    };
+    let dataplane = &reconciler.dataplane;
+    let frontend = dataplane.maps().frontends[&tuple.frontend()];
+    let slot = dataplane.slots()[frontend.inside.slot_index(tuple.hash(SEED)) as usize];
+    let backend = dataplane.maps().backends[&slot.current.index()];
+    let reply = Tuple {
+        src: backend.addr,
+        dst: tuple.src,
+        src_port: backend.port,
+        dst_port: port,
+        protocol: 6,
+    };
+    let mut flow = <Flow as bytemuck::Zeroable>::zeroed();
+    let now = Now {
+        tick: 0,
+        ticks_per_second: 100,
+    };
+    flow.begin(&tuple, 0, &Addr::UNSPECIFIED, &Hop::NONE, now);
+    flow.backend = slot.current;
+    (FlowKey::of_reply(&reply, 5), flow)
+}
+
+/// Whether the programs would find a flow where it is: by its slot, or by its pin.
+fn is_found(dataplane: &Memory, key: &FlowKey, flow: &Flow) -> bool {
+    let tuple = flow.tuple();
+    let frontend = dataplane.maps().frontends[&tuple.frontend()];
+    let slot = (!frontend.inside.is_empty())
+        .then(|| dataplane.slots()[frontend.inside.slot_index(tuple.hash(SEED)) as usize]);
+    let by_slot = slot.is_some_and(|s| s.current == flow.backend || s.previous == flow.backend);
+    let by_pin = dataplane
+        .pins
+        .get(&tuple.pin())
+        .is_some_and(|pin| pin.backend == flow.backend && pin.source_port == key.dst_port);
+    by_slot || by_pin
 }
