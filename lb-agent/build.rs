@@ -55,11 +55,22 @@ fn share_target(out: &Path) -> Result<()> {
     let own = out.join("aya-build/target");
     fs::create_dir_all(&shared)
         .and_then(|()| fs::create_dir_all(&own))
-        .and_then(|()| match unix::fs::symlink(&shared, own.join("lb-ebpf")) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            result => result,
-        })
+        .and_then(|()| link(&shared, &own.join("lb-ebpf")))
         .with_context(|| format!("cannot share {}", shared.display()))
+}
+
+/// Makes `at` a link to `to`. A copied target directory brings links into the one it was copied
+/// from; these are replaced. What is no link is left alone.
+fn link(to: &Path, at: &Path) -> io::Result<()> {
+    match unix::fs::symlink(to, at) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        result => return result,
+    }
+    if !at.is_symlink() || fs::read_link(at)? == to {
+        return Ok(());
+    }
+    fs::remove_file(at)?;
+    unix::fs::symlink(to, at)
 }
 
 /// With `AYA_BUILD_SKIP=1` nothing is built, and linters still need the files that `object.rs`

@@ -1,0 +1,186 @@
+//! Maps: what is written, what is refused, and which pins are trusted.
+
+use std::{collections::BTreeMap, fs, net::Ipv4Addr, os::unix::fs::PermissionsExt as _};
+
+use lb_agent::dataplane::{Dataplane as _, Error as DataplaneError, Observation, bpf::Error};
+use lb_common::{
+    Addr, Backend, BackendRef, BackendState, Extent, Frontend, FrontendKey, Interface, Role, Slot,
+    maps::{MapSpec, SPECS},
+    protocol,
+};
+
+use super::PinDir;
+
+fn addr(last: u8) -> Addr {
+    Ipv4Addr::new(192, 0, 2, last).into()
+}
+
+fn key(last: u8) -> FrontendKey {
+    FrontendKey::new(addr(last), 8000, protocol::TCP)
+}
+
+fn frontend(service: u32) -> Frontend {
+    Frontend {
+        service,
+        generation: 1,
+        outside: Extent {
+            offset: 10,
+            bits: 7,
+        },
+        inside: Extent::EMPTY,
+        affinity_timeout_s: 0,
+        flags: 0,
+    }
+}
+
+fn backend(last: u8) -> Backend {
+    Backend {
+        addr: addr(last),
+        service: 1,
+        port: 80,
+        generation: 3,
+        state: BackendState::Active as u8,
+        local: 1,
+        protocol: protocol::TCP,
+        pad: [0; 2],
+    }
+}
+
+fn interface() -> Interface {
+    Interface {
+        snat4: addr(9),
+        snat6: Addr::UNSPECIFIED,
+        role: Role::Uplink as u8,
+        pad: [0; 3],
+    }
+}
+
+fn slots() -> [Slot; 2] {
+    let slot = Slot {
+        current: BackendRef::new(5, 3),
+        previous: BackendRef::NONE,
+    };
+    [Slot::header(1, 1), slot]
+}
+
+#[test]
+fn what_is_written_is_read_back_also_by_the_next_process() {
+    let pins = PinDir::new();
+    let mut dataplane = pins.open();
+    let empty = dataplane.observe().unwrap();
+    assert_eq!((empty.frontends_max, empty.backends_max), (64, 256));
+    assert_eq!(dataplane.slots(), vec![Slot::default(); 4096]);
+
+    dataplane.put_backend(5, &backend(1)).unwrap();
+    dataplane.write_slots(4094, &slots()).unwrap();
+    for last in [1, 2] {
+        dataplane.put_frontend(&key(last), &frontend(7)).unwrap();
+        let index = u32::from(last);
+        dataplane.put_interface(index, &interface()).unwrap();
+    }
+    for _ in 0..2 {
+        dataplane.remove_frontend(&key(2)).unwrap();
+        dataplane.remove_interface(2).unwrap();
+    }
+    dataplane.put_frontend(&key(1), &frontend(8)).unwrap();
+
+    let expected = Observation {
+        frontends: BTreeMap::from([(key(1), frontend(8))]),
+        backends: BTreeMap::from([(5, backend(1))]),
+        interfaces: BTreeMap::from([(1, interface())]),
+        ..empty
+    };
+    assert_eq!(dataplane.observe().unwrap(), expected);
+    assert_eq!(dataplane.slots()[4094..], slots());
+    drop(dataplane);
+    let next = pins.open();
+    assert_eq!(next.observe().unwrap(), expected);
+    assert_eq!(next.slots()[4094..], slots());
+}
+
+#[test]
+fn what_does_not_fit_is_refused_by_name() {
+    let pins = PinDir::new();
+    let mut dataplane = pins.open();
+    let error = dataplane.put_backend(256, &backend(1)).unwrap_err();
+    assert_eq!(error.to_string(), "update BACKENDS[256]");
+    let error = dataplane.write_slots(4095, &slots()).unwrap_err();
+    assert!(matches!(
+        error,
+        DataplaneError::OutOfArena {
+            offset: 4095,
+            len: 2,
+            capacity: 4096
+        }
+    ));
+    for last in 0..64 {
+        dataplane.put_frontend(&key(last), &frontend(1)).unwrap();
+    }
+    let error = dataplane.put_frontend(&key(64), &frontend(1)).unwrap_err();
+    assert!(
+        error.to_string().starts_with("update FRONTENDS["),
+        "{error}"
+    );
+    assert!(error.to_string().contains("192.0.2.64"), "{error}");
+}
+
+#[test]
+fn maps_of_another_shape_are_not_adopted() {
+    let pins = PinDir::new();
+    pins.open().put_frontend(&key(1), &frontend(1)).unwrap();
+    let error = pins.open_with(|options| {
+        options.maps[0].max_entries = 128;
+        options.maps[2].key_size = 8;
+    });
+    let error = error.err().unwrap().to_string();
+    assert!(
+        error.contains("FRONTENDS: capacity is 64, must be 128"),
+        "{error}"
+    );
+    assert!(
+        error.contains("BACKENDS: key size is 4, must be 8"),
+        "{error}"
+    );
+    let observed = pins.open().observe().unwrap();
+    assert_eq!(observed.frontends, BTreeMap::from([(key(1), frontend(1))]));
+}
+
+#[test]
+fn object_with_other_maps_leaves_no_pins() {
+    let pins = PinDir::new();
+    let error = pins.open_with(|options| options.maps[1].flags = 0);
+    let error = error.err().unwrap();
+    assert!(matches!(&error, Error::WrongObject { .. }), "{error}");
+    assert!(
+        error
+            .to_string()
+            .ends_with("SLOTS: flags is 1024, must be 0"),
+        "{error}"
+    );
+
+    let error = pins.open_with(|options| {
+        options.maps.push(MapSpec {
+            name: "NOPE",
+            ..SPECS[0]
+        })
+    });
+    assert_eq!(
+        error.err().unwrap().to_string(),
+        "the object has no map NOPE"
+    );
+    pins.open();
+}
+
+#[test]
+fn pins_that_others_could_have_made_are_not_trusted() {
+    let pins = PinDir::new();
+    drop(pins.open());
+    fs::set_permissions(&pins.0, fs::Permissions::from_mode(0o755)).unwrap();
+    let error = pins.open_with(|_| {}).err().unwrap().to_string();
+    assert!(error.ends_with("its mode is 755, not 700"), "{error}");
+
+    fs::set_permissions(&pins.0, fs::Permissions::from_mode(0o700)).unwrap();
+    std::os::unix::fs::chown(&pins.0, Some(65_534), None).unwrap();
+    let error = pins.open_with(|_| {}).err().unwrap().to_string();
+    assert!(error.ends_with("its owner is user 65534, not 0"), "{error}");
+}
