@@ -135,7 +135,9 @@ impl Agent {
         &self.log
     }
 
-    fn log_end(&self) -> String {
+    /// The last lines of its log.
+    #[must_use]
+    pub fn log_end(&self) -> String {
         let log = fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
         lines[lines.len().saturating_sub(30)..].join("\n")

@@ -49,6 +49,11 @@ impl Requests {
         self.by_ref().collect()
     }
 
+    /// How requests ended that have ended by now and have not been iterated over.
+    pub fn ended(&mut self) -> impl Iterator<Item = Result<Reply>> + '_ {
+        self.lines.try_iter().map(parse)
+    }
+
     /// Tells a client without a count to stop after the request that is under way.
     pub fn stop(&mut self) {
         self.stdin = None;
@@ -60,14 +65,16 @@ impl Iterator for Requests {
 
     /// Waits for the next request to end; the error says why it failed.
     fn next(&mut self) -> Option<Result<Reply>> {
-        self.lines.recv().ok().map(|line| {
-            let line = line.context("read from lab-tool")?;
-            let outcome = serde_json::from_str(&line).with_context(|| format!("parse {line}"))?;
-            match outcome {
-                Outcome::Reply(reply) => Ok(reply),
-                Outcome::Failure { error } => Err(anyhow!(error)),
-            }
-        })
+        self.lines.recv().ok().map(parse)
+    }
+}
+
+fn parse(line: io::Result<String>) -> Result<Reply> {
+    let line = line.context("read from lab-tool")?;
+    let outcome = serde_json::from_str(&line).with_context(|| format!("parse {line}"))?;
+    match outcome {
+        Outcome::Reply(reply) => Ok(reply),
+        Outcome::Failure { error } => Err(anyhow!(error)),
     }
 }
 

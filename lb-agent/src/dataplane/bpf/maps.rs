@@ -274,11 +274,7 @@ impl BpfDataplane {
 ///
 /// [`Error::Map`] if there is no such map, or it cannot be read.
 pub fn pinned_counters(pin_dir: &Path) -> Result<Vec<u64>, Error> {
-    let path = Pins::at(pin_dir, LAYOUT_VERSION).map(COUNTERS);
-    let data = MapData::from_pin(path).map_err(|source| unusable(COUNTERS, source))?;
-    let counters: PerCpuArray<_, u64> = Map::PerCpuArray(data)
-        .try_into()
-        .map_err(|source| unusable(COUNTERS, source))?;
+    let counters: PerCpuArray<_, u64> = pinned(pin_dir, COUNTERS, Map::PerCpuArray)?;
     (0..counters.len())
         .map(|index| match counters.get(&index, 0) {
             Ok(values) => Ok(values.iter().sum()),
@@ -293,11 +289,8 @@ pub fn pinned_counters(pin_dir: &Path) -> Result<Vec<u64>, Error> {
 ///
 /// [`Error::Map`] if there is no such map, or it cannot be read.
 pub fn pinned_frontends(pin_dir: &Path) -> Result<BTreeMap<FrontendKey, Frontend>, Error> {
-    let path = Pins::at(pin_dir, LAYOUT_VERSION).map(FRONTENDS);
-    let data = MapData::from_pin(path).map_err(|source| unusable(FRONTENDS, source))?;
-    let frontends: HashMap<_, Raw<FrontendKey>, Raw<Frontend>> = Map::HashMap(data)
-        .try_into()
-        .map_err(|source| unusable(FRONTENDS, source))?;
+    let frontends: HashMap<_, Raw<FrontendKey>, Raw<Frontend>> =
+        pinned(pin_dir, FRONTENDS, Map::HashMap)?;
     frontends
         .iter()
         .map(|element| match element {
@@ -305,4 +298,34 @@ pub fn pinned_frontends(pin_dir: &Path) -> Result<BTreeMap<FrontendKey, Frontend
             Err(source) => Err(unusable(FRONTENDS, source)),
         })
         .collect()
+}
+
+/// The elements of `BACKENDS` that are pinned below `pin_dir` and have ever been written, by
+/// index: those that are gone, too.
+///
+/// # Errors
+///
+/// [`Error::Map`] if there is no such map, or it cannot be read.
+pub fn pinned_backends(pin_dir: &Path) -> Result<BTreeMap<u32, Backend>, Error> {
+    let backends: Array<_, Raw<Backend>> = pinned(pin_dir, BACKENDS, Map::Array)?;
+    (0..backends.len())
+        .map(|index| match backends.get(&index, 0) {
+            Ok(Raw(backend)) => Ok((index, backend)),
+            Err(source) => Err(unusable(BACKENDS, source)),
+        })
+        .filter(|element| !matches!(element, Ok((_, backend)) if backend.generation == 0))
+        .collect()
+}
+
+/// Opens the map `name` that is pinned below `pin_dir`; `kind` is what it has to be.
+fn pinned<T: TryFrom<Map, Error = MapError>>(
+    pin_dir: &Path,
+    name: &'static str,
+    kind: fn(MapData) -> Map,
+) -> Result<T, Error> {
+    let path = Pins::at(pin_dir, LAYOUT_VERSION).map(name);
+    let data = MapData::from_pin(path).map_err(|source| unusable(name, source))?;
+    kind(data)
+        .try_into()
+        .map_err(|source| unusable(name, source))
 }

@@ -27,7 +27,7 @@ pub use self::{
     attach::Synced,
     error::Error,
     layout::Difference,
-    maps::{pinned_counters, pinned_frontends},
+    maps::{pinned_backends, pinned_counters, pinned_frontends},
     plan::{Attachment, Hook, XdpMode},
     run::ProgramRun,
 };
