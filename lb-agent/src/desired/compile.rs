@@ -127,10 +127,14 @@ impl Compiler<'_> {
     /// Puts endpoints into a port's sets.
     fn fill(&mut self, id: u32, port: &mut Port, found: &Candidates) -> Result<(), Full> {
         let (cluster, local) = (cluster_set(found), local_set(found));
+        let specs = port.frontends.values();
+        let scopes: BTreeSet<Scope> = specs.flat_map(|spec| [spec.outside, spec.inside]).collect();
         for (key, candidate) in found {
             let (addr, number) = (Addr::from(key.0), key.1);
             let reference = self.ids.backend(id, addr, number)?;
-            let active = cluster.contains(key) || local.contains(key);
+            // A set that no client uses gives nobody new connections.
+            let active = scopes.contains(&Scope::Cluster) && cluster.contains(key)
+                || scopes.contains(&Scope::Local) && local.contains(key);
             let state = if active {
                 BackendState::Active
             } else {
@@ -241,5 +245,89 @@ fn scope(policy: TrafficPolicy) -> Scope {
     match policy {
         TrafficPolicy::Cluster => Scope::Cluster,
         TrafficPolicy::Local => Scope::Local,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::model::{Endpoint, SlicePort};
+
+    const NODE: &str = "node1";
+
+    fn endpoint(last: u8, node: &str, terminating: bool) -> Endpoint {
+        Endpoint {
+            addr: [10, 244, 0, last].into(),
+            ready: !terminating,
+            serving: true,
+            terminating,
+            node: Some(node.into()),
+            for_zones: Default::default(),
+            for_nodes: Default::default(),
+        }
+    }
+
+    /// The states of two endpoints: one of this node, which is terminating, and another.
+    fn states(external_policy: TrafficPolicy) -> Vec<u8> {
+        let name = ObjectName {
+            namespace: "default".into(),
+            name: "web".into(),
+        };
+        let service = Service {
+            kind: ServiceKind::NodePort,
+            cluster_ips: vec![[10, 96, 0, 1].into()],
+            external_ips: Vec::new(),
+            load_balancer_ips: Vec::new(),
+            ports: vec![ServicePort {
+                name: String::new(),
+                protocol: protocol::TCP,
+                port: 80,
+                node_port: 30080,
+            }],
+            internal_policy: TrafficPolicy::Cluster,
+            external_policy,
+            affinity_timeout_s: None,
+            source_ranges: Vec::new(),
+            health_check_node_port: 0,
+        };
+        let slice = Slice {
+            ports: vec![SlicePort {
+                name: String::new(),
+                protocol: protocol::TCP,
+                port: 8000,
+            }],
+            endpoints: vec![endpoint(1, NODE, true), endpoint(2, "node2", false)],
+        };
+        let slices = BTreeMap::from([("web-1".to_owned(), Arc::new(slice))]);
+        let model = Model {
+            services: BTreeMap::from([(name.clone(), Arc::new(service))]),
+            slices: BTreeMap::from([(name, slices)]),
+            ..Model::default()
+        };
+        let node = NodeView {
+            name: NODE.into(),
+            node_port_addresses: BTreeSet::from([[192, 0, 2, 1].into()]),
+            ..NodeView::default()
+        };
+        let (tables, rejections) = compile(&model, &node, &mut Ids::new(16));
+        assert!(rejections.is_empty(), "{rejections:?}");
+        let backends = tables
+            .ports
+            .values()
+            .flat_map(|port| port.backends.values());
+        let mut states: Vec<_> = backends
+            .map(|backend| (backend.addr, backend.state))
+            .collect();
+        states.sort_unstable();
+        states.into_iter().map(|(_, state)| state).collect()
+    }
+
+    #[test]
+    fn the_last_local_endpoint_stays_active_for_local_clients_only() {
+        let (active, terminating) = (BackendState::Active as u8, BackendState::Terminating as u8);
+        assert_eq!(states(TrafficPolicy::Local), [active, active]);
+        assert_eq!(states(TrafficPolicy::Cluster), [terminating, active]);
     }
 }
