@@ -3,8 +3,9 @@
 //! [`lab`] builds a cluster (nodes, pods, an outside network) on the machine at
 //! hand; [`tool`] is what runs inside of it: small servers and clients that say who
 //! answered whom, and which addresses each of them saw. [`programs`] runs the kernel
-//! programs on single packets.
+//! programs on single packets; [`demo`] shows the main job.
 
+pub mod demo;
 pub mod lab;
 pub mod programs;
 pub mod tool;
