@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::env;
 use std::fs::{self, File};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::Arc;
@@ -62,6 +63,8 @@ impl Agent {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(output)
+            // In a kept lab it outlives the terminal that it was started from.
+            .process_group(0)
             .spawn()
             .context("start lb-agent")?;
         Ok(Self {

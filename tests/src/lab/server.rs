@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
+use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
@@ -34,7 +35,9 @@ impl Server {
         let pipes = tool
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(stderr);
+            .stderr(stderr)
+            // Nor this process's group, which the end of its terminal ends.
+            .process_group(0);
         let child = pipes.args(options.arguments()).spawn();
         let mut server = Self {
             child: child.context("start lab-tool")?,
