@@ -149,8 +149,10 @@ pub enum Phase {
     Established = 2,
     /// One side has sent a FIN.
     Closing = 3,
-    /// Both sides have sent a FIN, or one a RST.
+    /// Both sides have sent a FIN.
     Closed = 4,
+    /// One side has sent a RST, and nobody has gone on since.
+    Reset = 5,
 }
 
 impl Phase {
@@ -159,7 +161,9 @@ impl Phase {
     #[must_use]
     pub fn of(ends: u8, answered: u8) -> Self {
         const BOTH: u8 = ends::FIN_FORWARD | ends::FIN_REPLY;
-        if ends & ends::RST != 0 || ends & BOTH == BOTH {
+        if ends & ends::RST != 0 {
+            Self::Reset
+        } else if ends & BOTH == BOTH {
             Self::Closed
         } else if ends != 0 {
             Self::Closing
@@ -182,6 +186,7 @@ impl Phase {
             (Self::Established, true) => 86_400,
             (Self::Closing, true) => 3_600,
             (Self::Closed, true) => 120,
+            (Self::Reset, true) => 10,
             (Self::Opening, false) => 30,
             (_, false) => 120,
         }
@@ -314,6 +319,17 @@ impl Flow {
     #[must_use]
     pub fn is_expired(&self, now: Now) -> bool {
         now.is_after(self.expires_tick)
+    }
+
+    /// Whether another connection may take this record's place: it has expired, or both ends
+    /// have closed it and the other one begins with a SYN. A RST does not suffice: it may be
+    /// forged, which shows when the peers go on.
+    #[inline(always)]
+    #[must_use]
+    pub fn gives_way(&self, is_syn: bool, now: Now) -> bool {
+        const ALL: u8 = ends::FIN_FORWARD | ends::FIN_REPLY | ends::RST;
+        const CLOSED: u8 = ends::FIN_FORWARD | ends::FIN_REPLY;
+        self.is_expired(now) || is_syn && self.ends & ALL == CLOSED
     }
 
     /// Notes a packet. True once a second at most: then what the record caches is to be renewed.
@@ -489,9 +505,9 @@ mod tests {
     }
 
     #[test]
-    fn a_rst_closes_it_unless_the_peers_go_on() {
+    fn a_rst_ends_it_unless_the_peers_go_on() {
         let open = [(Forward, SYN), (Reply, SYN | ACK)];
-        check(&[&open[..], &[(Forward, RST)]].concat(), Phase::Closed);
+        check(&[&open[..], &[(Forward, RST)]].concat(), Phase::Reset);
         check(
             &[&open[..], &[(Forward, RST), (Reply, ACK)]].concat(),
             Phase::Established,

@@ -124,6 +124,13 @@ pub struct Offsets {
 }
 
 impl Parsed {
+    /// Whether this is a client's first segment of a TCP connection.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_syn(&self) -> bool {
+        self.tuple.protocol == protocol::TCP && self.opens()
+    }
+
     /// Whether this packet opens a connection: a SYN, or any UDP packet.
     #[inline(always)]
     #[must_use]

@@ -20,7 +20,8 @@ pub(crate) const AGENT: &str = "LB_AGENT_BIN";
 pub(crate) enum Suite {
     /// What needs no kernel: lb-common, lb-agent, xtask.
     Unit,
-    /// The kernel programs, packet by packet (`BPF_PROG_TEST_RUN`); needs root.
+    /// What the agent asks of the kernel, and the kernel programs, packet by packet
+    /// (`BPF_PROG_TEST_RUN`); needs root.
     Programs,
     /// Clusters of network namespaces with real agents and sockets; needs root.
     E2e,
@@ -32,11 +33,14 @@ impl Suite {
     fn runs(self) -> &'static [&'static str] {
         match self {
             Self::Unit => &[
-                "-p lb-common --features lb-common/alloc -p lb-agent",
+                "-p lb-common --features lb-common/alloc -p lb-agent --lib --bins",
                 "-p xtask",
             ],
-            Self::Programs => &["-p lb-tests --test programs"],
-            Self::E2e => &["-p lb-tests --test lab --test e2e"],
+            Self::Programs => &[
+                "-p lb-agent --test bpf_dataplane --test interfaces",
+                "-p lb-tests --test programs",
+            ],
+            Self::E2e => &["-p lb-tests --lib --test lab --test e2e"],
         }
     }
 

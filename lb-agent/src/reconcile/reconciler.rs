@@ -122,7 +122,7 @@ fn is_lost(
     let Some(frontend) = frontends.get(&tuple.frontend()) else {
         return false;
     };
-    if flow.phase() == Phase::Closed {
+    if matches!(flow.phase(), Phase::Closed | Phase::Reset) {
         return false;
     }
     let extent = if key.is_of_the_wire() {

@@ -6,13 +6,16 @@
 
 use bytemuck::Zeroable;
 
-use super::{Action, Env, Route, Scratch};
+use super::{
+    Action, Env, Route, Scratch,
+    open::{Opened, open},
+};
 use crate::{
-    Addr, BackendRef, Extent, FlowKey, Frontend, Hop, Pin, Slot, Tuple,
+    Addr, BackendRef, Extent, FlowKey, Frontend, Pin, Slot, Tuple,
     backend::Backend,
     counter::Outcome,
     flow::{Direction, edge},
-    protocol,
+    hash, protocol,
     rewrite::Endpoint,
     select,
 };
@@ -46,15 +49,15 @@ impl Site {
 }
 
 /// What happens to a flow's source address. Numbers, since they lie in [`Scratch`].
-struct Nat;
+pub(super) struct Nat;
 
 impl Nat {
     /// It is kept.
-    const KEEP: u32 = 0;
+    pub(super) const KEEP: u32 = 0;
     /// It becomes the address of the device that the packet leaves by.
-    const SNAT: u32 = 1;
+    pub(super) const SNAT: u32 = 1;
     /// Client and backend are one pod: it becomes the frontend's address.
-    const HAIRPIN: u32 = 2;
+    pub(super) const HAIRPIN: u32 = 2;
 }
 
 /// A backend as a candidate for a packet's flow.
@@ -66,7 +69,7 @@ pub struct Leg {
     /// Which backend it is.
     pub reference: BackendRef,
     /// What happens to the source address.
-    nat: u32,
+    pub(super) nat: u32,
     /// Port of the backend, host byte order.
     pub port: u16,
     /// Source port that the backend sees, host byte order.
@@ -78,15 +81,15 @@ pub struct Leg {
 /// What the store says about a candidate: bits, all of which are always known. An enum with fields
 /// leaves the fields of its other variants undefined, and the verifier refuses to look at those.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Found(u32);
+pub(super) struct Found(u32);
 
 impl Found {
     /// Nothing.
     const FREE: Self = Self(0);
     /// Another client's record, and alive.
-    const TAKEN: Self = Self(1);
-    /// A record that has outlived its phase.
-    const EXPIRED: Self = Self(2);
+    pub(super) const TAKEN: Self = Self(1);
+    /// A record that gives way.
+    pub(super) const STALE: Self = Self(2);
     /// This client's flow: `snat` and `hop` of the scratch memory are the record's.
     const OURS: u32 = 4;
     /// … no reply has been seen yet.
@@ -100,18 +103,6 @@ impl Found {
     fn has(self, bit: u32) -> bool {
         self.0 & bit != 0
     }
-}
-
-/// How the first packet of a flow goes on. `leg`, `snat` and `hop` of the scratch memory are set
-/// if it is to be sent.
-#[repr(u32)]
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Opened {
-    Send,
-    Defer,
-    NoSnatPort,
-    Unroutable,
-    TornTable,
 }
 
 /// Translates the packet `scratch.parsed` if it dials a frontend. Nothing if it dials none.
@@ -173,7 +164,7 @@ fn serve<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> Action {
     }
     let found = find(env, scratch, site);
     if found.has(Found::OURS) {
-        if is_syn(scratch)
+        if scratch.parsed.is_syn()
             && !found.has(Found::OPENING)
             && let Some(flow) = env.look_up(&scratch.key)
         {
@@ -236,7 +227,7 @@ fn follow_if_alive<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> Op
         return None;
     }
     // A SYN goes where the table says now, unless it repeats one that is under way.
-    if is_syn(scratch) && !(found.has(Found::OPENING) && scratch.leg.serves != 0) {
+    if scratch.parsed.is_syn() && !(found.has(Found::OPENING) && scratch.leg.serves != 0) {
         return None;
     }
     if found.has(Found::DUE) && scratch.leg.nat == Nat::SNAT {
@@ -245,14 +236,14 @@ fn follow_if_alive<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> Op
     Some(found)
 }
 
-#[inline(always)]
-fn is_syn(scratch: &Scratch) -> bool {
-    scratch.parsed.tuple.protocol == protocol::TCP && scratch.parsed.opens()
-}
-
 /// Makes `reference` the candidate. False if it means an earlier incarnation, or nothing.
 #[inline(always)]
-fn set_leg<E: Env>(env: &E, scratch: &mut Scratch, site: Site, reference: BackendRef) -> bool {
+pub(super) fn set_leg<E: Env>(
+    env: &E,
+    scratch: &mut Scratch,
+    site: Site,
+    reference: BackendRef,
+) -> bool {
     let Some(backend) = env.backend(reference.index()) else {
         return false;
     };
@@ -281,17 +272,32 @@ fn nat_of(backend: &Backend, tuple: &Tuple, site: Site) -> u32 {
 }
 
 #[inline(always)]
-fn source_port<E: Env>(env: &E, scratch: &Scratch, nat: u32, attempt: u32) -> u16 {
+pub(super) fn source_port<E: Env>(env: &E, scratch: &Scratch, nat: u32, attempt: u32) -> u16 {
     if nat == Nat::KEEP {
         scratch.parsed.tuple.src_port
     } else {
-        select::snat_port(&env.config(), &scratch.parsed.tuple, scratch.hash, attempt)
+        let hash = moving_hash(scratch, attempt);
+        select::snat_port(&env.config(), &scratch.parsed.tuple, hash, attempt)
+    }
+}
+
+/// The hash that selects what is tried at the `attempt`-th time. Alternatives are remembered by a
+/// pin, so they may move with time: a client that found all of them taken and tries again meets
+/// others.
+#[inline(always)]
+pub(super) fn moving_hash(scratch: &Scratch, attempt: u32) -> u32 {
+    if attempt == 0 {
+        scratch.hash
+    } else {
+        scratch
+            .hash
+            .wrapping_add((scratch.now.tick as u32).wrapping_mul(hash::GOLDEN))
     }
 }
 
 /// Makes the key of the reply that the candidate would send.
 #[inline(always)]
-fn set_key(scratch: &mut Scratch, site: Site) {
+pub(super) fn set_key(scratch: &mut Scratch, site: Site) {
     let (tuple, leg) = (&scratch.parsed.tuple, &scratch.leg);
     let reply = Tuple {
         src: leg.addr,
@@ -322,10 +328,14 @@ fn find<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> Found {
         return Found::FREE;
     };
     if flow.is_expired(*now) {
-        return Found::EXPIRED;
+        return Found::STALE;
     }
     if !flow.is_owned_by(&parsed.tuple) {
-        return Found::TAKEN;
+        return if flow.gives_way(parsed.is_syn(), *now) {
+            Found::STALE
+        } else {
+            Found::TAKEN
+        };
     }
     let opening = if flow.is_opening() { Found::OPENING } else { 0 };
     let due = flow.note(Direction::Forward, parsed.tcp_flags, *now);
@@ -347,99 +357,8 @@ fn renew<E: Env>(env: &mut E, scratch: &mut Scratch) {
     }
 }
 
-/// Opens a flow with the slot's owner, or with another backend or port if its reply could not be
-/// told from another connection's. `found` says what stands where its record would be.
-#[inline(never)]
-fn open<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site, found: Found) -> Opened {
-    if !set_leg(env, scratch, site, scratch.slot.current) {
-        return Opened::TornTable;
-    }
-    match way_out(env, scratch) {
-        Opened::Send => {}
-        no_way => return no_way,
-    }
-    let Scratch {
-        parsed,
-        now,
-        snat,
-        hop,
-        flow,
-        ..
-    } = scratch;
-    flow.begin(&parsed.tuple, parsed.tcp_flags, snat, hop, *now);
-    if found == Found::EXPIRED {
-        set_key(scratch, site);
-        env.remove(&scratch.key);
-    }
-    let nat = scratch.leg.nat;
-    for attempt in u32::from(found == Found::TAKEN)..select::PROBES {
-        if attempt != 0 && !alternative(env, scratch, site, nat, attempt) {
-            continue;
-        }
-        scratch.flow.backend = scratch.leg.reference;
-        set_key(scratch, site);
-        if env.insert_if_absent(&scratch.key, &scratch.flow) {
-            if attempt != 0 {
-                pin(env, scratch);
-            }
-            env.count(Outcome::NewFlow);
-            return Opened::Send;
-        }
-    }
-    Opened::NoSnatPort
-}
-
-/// Sets the SNAT address and the next hop of a candidate that needs them.
 #[inline(always)]
-fn way_out<E: Env>(env: &E, scratch: &mut Scratch) -> Opened {
-    if scratch.leg.nat != Nat::SNAT {
-        scratch.hop = Hop::device(0);
-        scratch.snat = Addr::unspecified();
-        return Opened::Send;
-    }
-    match env.route(&scratch.parsed, scratch.leg.addr) {
-        Route::Via(hop) => scratch.hop = hop,
-        Route::Defer => return Opened::Defer,
-        Route::Unreachable => return Opened::Unroutable,
-    }
-    let Some(interface) = env.interface(scratch.hop.ifindex) else {
-        return Opened::Unroutable;
-    };
-    scratch.snat = if scratch.leg.addr.is_v4() {
-        interface.snat4.by_words()
-    } else {
-        interface.snat6.by_words()
-    };
-    if scratch.snat == Addr::UNSPECIFIED {
-        return Opened::Unroutable;
-    }
-    Opened::Send
-}
-
-/// Makes another port to the first candidate the candidate, where we choose the port; else
-/// another backend. False if there is none at this attempt.
-#[inline(always)]
-fn alternative<E: Env>(
-    env: &mut E,
-    scratch: &mut Scratch,
-    site: Site,
-    nat: u32,
-    attempt: u32,
-) -> bool {
-    if nat != Nat::KEEP {
-        scratch.leg.source_port = source_port(env, scratch, nat, attempt);
-        return true;
-    }
-    let index = scratch
-        .extent
-        .slot_index(select::probe(scratch.hash, attempt));
-    env.slot(index)
-        .is_some_and(|slot| set_leg(env, scratch, site, slot.current))
-        && scratch.leg.nat == Nat::KEEP
-}
-
-#[inline(always)]
-fn pin<E: Env>(env: &E, scratch: &mut Scratch) {
+pub(super) fn pin<E: Env>(env: &E, scratch: &mut Scratch) {
     scratch.pin_key = scratch.parsed.tuple.pin();
     scratch.pin = Pin {
         backend: scratch.leg.reference,

@@ -5,6 +5,7 @@
 
 pub mod forward;
 pub mod hooks;
+mod open;
 pub mod reply;
 pub mod sockets;
 
@@ -143,6 +144,10 @@ pub struct Scratch {
     pub slot: Slot,
     /// The backend in question.
     pub leg: Leg,
+    /// What happens to the source address of a flow that is being opened.
+    pub nat: u32,
+    /// Whether an outdated record stands where the flow's own would be.
+    pub is_stale: u32,
     /// SNAT address of the flow; unspecified without.
     pub snat: Addr,
     /// Next hop of the flow.

@@ -362,6 +362,59 @@ fn record_that_has_expired_makes_room_for_another_client() {
 }
 
 #[test]
+fn record_of_a_closed_connection_makes_room_for_another_client_at_once() {
+    each_tcp(|bench, case| {
+        bench.serve(&[one(11), Service::new(2, [Pod::on(1, 11)])]);
+        let (client, backend) = (case.pod_client(PORT), case.backend(1, 11));
+        let segment = |flags, src, dst| Packet::new(case.transport, flags, src, dst);
+        check_to(bench, &case.opening(client, case.vip(1)), backend, true);
+        check_reply(bench, case, backend, client, case.vip(1));
+        check_to(
+            bench,
+            &segment(FIN | ACK, client, case.vip(1)),
+            backend,
+            false,
+        );
+        assert_eq!(phase(bench), Phase::Closing);
+        bench.run(
+            Program::PodEgress,
+            &segment(FIN | ACK, backend, client).bytes(),
+        );
+        assert_eq!(phase(bench), Phase::Closed);
+        check_to(bench, &case.opening(client, case.vip(2)), backend, true);
+        check_reply(bench, case, backend, client, case.vip(2));
+    });
+}
+
+#[test]
+fn record_of_a_connection_with_a_reset_is_kept_for_a_while() {
+    each_tcp(|bench, case| {
+        bench.serve(&[one(11), Service::new(2, [Pod::on(1, 11)])]);
+        let (client, backend) = (case.pod_client(PORT), case.backend(1, 11));
+        let reset = Packet::new(case.transport, RST, client, case.vip(1));
+        check_to(bench, &case.opening(client, case.vip(1)), backend, true);
+        check_reply(bench, case, backend, client, case.vip(1));
+        check_to(bench, &reset, backend, false);
+        assert_eq!(phase(bench), Phase::Reset);
+        let second = case.opening(client, case.vip(2));
+        let dropped = &[NoSnatPort];
+        bench.check(
+            Program::PodIngress,
+            &second,
+            Verdict::Drop,
+            &second,
+            dropped,
+        );
+        // Whoever goes on did not accept it.
+        check_to(bench, &case.following(client, case.vip(1)), backend, false);
+        assert_eq!(phase(bench), Phase::Established);
+        check_to(bench, &reset, backend, false);
+        bench.age(Phase::Reset.lifetime_s(case.transport.protocol()) + 1);
+        check_to(bench, &second, backend, true);
+    });
+}
+
+#[test]
 fn connection_that_has_expired_is_a_new_one() {
     each_case(|bench, case| {
         bench.serve(&[one(11)]);

@@ -1,0 +1,121 @@
+//! The first packet of a flow.
+
+use super::{
+    Env, Route, Scratch,
+    forward::{Found, Nat, Site, moving_hash, pin, set_key, set_leg, source_port},
+};
+use crate::{Addr, Hop, counter::Outcome, select};
+
+/// How the first packet of a flow goes on. `leg`, `snat` and `hop` of the scratch memory are set
+/// if it is to be sent.
+#[repr(u32)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Opened {
+    Send,
+    Defer,
+    NoSnatPort,
+    Unroutable,
+    TornTable,
+}
+
+/// Opens a flow with the slot's owner, or with another backend or port if its reply could not be
+/// told from another connection's. `found` says what stands where its record would be.
+#[inline(never)]
+pub(super) fn open<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site, found: Found) -> Opened {
+    if !set_leg(env, scratch, site, scratch.slot.current) {
+        return Opened::TornTable;
+    }
+    match way_out(env, scratch) {
+        Opened::Send => {}
+        no_way => return no_way,
+    }
+    let Scratch {
+        parsed,
+        now,
+        snat,
+        hop,
+        flow,
+        ..
+    } = scratch;
+    flow.begin(&parsed.tuple, parsed.tcp_flags, snat, hop, *now);
+    scratch.nat = scratch.leg.nat;
+    scratch.is_stale = u32::from(found == Found::STALE);
+    for attempt in u32::from(found == Found::TAKEN)..select::PROBES {
+        if insert(env, scratch, site, attempt) {
+            env.count(Outcome::NewFlow);
+            return Opened::Send;
+        }
+    }
+    Opened::NoSnatPort
+}
+
+/// Tries to insert the flow's record for the `attempt`-th candidate. Out of line: the verifier
+/// forgets what it has seen on the way there.
+#[inline(never)]
+fn insert<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site, attempt: u32) -> bool {
+    if attempt != 0 && !alternative(env, scratch, site, attempt) {
+        return false;
+    }
+    scratch.flow.backend = scratch.leg.reference;
+    set_key(scratch, site);
+    if (attempt != 0 || scratch.is_stale != 0) && is_stale(env, scratch) {
+        env.remove(&scratch.key);
+    }
+    if !env.insert_if_absent(&scratch.key, &scratch.flow) {
+        return false;
+    }
+    if attempt != 0 {
+        pin(env, scratch);
+    }
+    true
+}
+
+/// Whether the record of the key that is set gives way to this packet's flow.
+#[inline(always)]
+fn is_stale<E: Env>(env: &mut E, scratch: &Scratch) -> bool {
+    let (is_syn, now) = (scratch.parsed.is_syn(), scratch.now);
+    env.look_up(&scratch.key)
+        .is_some_and(|flow| flow.gives_way(is_syn, now))
+}
+
+/// Sets the SNAT address and the next hop of a candidate that needs them.
+#[inline(always)]
+fn way_out<E: Env>(env: &E, scratch: &mut Scratch) -> Opened {
+    if scratch.leg.nat != Nat::SNAT {
+        scratch.hop = Hop::device(0);
+        scratch.snat = Addr::unspecified();
+        return Opened::Send;
+    }
+    match env.route(&scratch.parsed, scratch.leg.addr) {
+        Route::Via(hop) => scratch.hop = hop,
+        Route::Defer => return Opened::Defer,
+        Route::Unreachable => return Opened::Unroutable,
+    }
+    let Some(interface) = env.interface(scratch.hop.ifindex) else {
+        return Opened::Unroutable;
+    };
+    scratch.snat = if scratch.leg.addr.is_v4() {
+        interface.snat4.by_words()
+    } else {
+        interface.snat6.by_words()
+    };
+    if scratch.snat == Addr::UNSPECIFIED {
+        return Opened::Unroutable;
+    }
+    Opened::Send
+}
+
+/// Makes another port to the first candidate the candidate, where we choose the port; else
+/// another backend. False if there is none at this attempt.
+#[inline(always)]
+fn alternative<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site, attempt: u32) -> bool {
+    if scratch.nat != Nat::KEEP {
+        scratch.leg.source_port = source_port(env, scratch, scratch.nat, attempt);
+        return true;
+    }
+    let hash = select::probe(moving_hash(scratch, attempt), attempt);
+    let index = scratch.extent.slot_index(hash);
+    env.slot(index)
+        .is_some_and(|slot| set_leg(env, scratch, site, slot.current))
+        && scratch.leg.nat == Nat::KEEP
+}
