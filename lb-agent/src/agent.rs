@@ -68,7 +68,8 @@ pub struct Capacities {
     pub frontends: u32,
     /// Backends, those that are gone but may have flows included.
     pub backends: u32,
-    /// The arena of look-up tables: at least 128 for each Service port and family.
+    /// The arena of look-up tables: at least 129 for each Service port and family, and room for
+    /// their successors.
     pub slots: u32,
     /// Connections.
     pub flows: u32,
@@ -270,7 +271,7 @@ impl Agent {
                 }
                 self.first = false;
                 self.report(outcome.rejections.into_iter().collect());
-                true
+                !outcome.no_room
             }
             Err(failure) => {
                 error!(

@@ -10,7 +10,7 @@ pub struct DatapathConfig {
     /// leaves other namespaces alone. 0 translates in all.
     pub netns_cookie: u64,
     /// Seed of the flow hash. Equal on every node: a flow that moves to another node finds the
-    /// same backend there.
+    /// same backend there, if the tables have the same size.
     pub seed: u32,
     /// First source port of SNAT, host byte order.
     pub snat_port_first: u16,

@@ -34,7 +34,8 @@ pub enum Outcome {
     Deferred = 4,
     /// Dropped: the frontend has no backend.
     NoBackend = 5,
-    /// Dropped: every probed SNAT port towards the backend is taken.
+    /// Dropped: every port that was tried (or, where the client's port is kept, every backend)
+    /// would give two connections the same reply.
     NoSnatPort = 6,
     /// Dropped: a table was replaced while the packet was looking into it.
     TornTable = 7,

@@ -193,13 +193,14 @@ impl Phase {
     }
 }
 
-/// Which way a packet of a flow goes.
+/// Which way a packet of a flow goes; a bit of [`Flow::stale`].
+#[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
     /// From the client.
-    Forward,
+    Forward = 1,
     /// From the backend.
-    Reply,
+    Reply = 2,
 }
 
 /// What has been seen of a connection's end; bits of [`Flow::ends`].
@@ -245,8 +246,8 @@ pub struct Flow {
     pub protocol: Protocol,
     /// 1 once `PINS` has this flow.
     pub pinned: u8,
-    /// Zero.
-    pub pad: u32,
+    /// Directions whose next hop is to be renewed: 1, forward; 2, reply.
+    pub stale: u32,
 }
 
 const _: () = assert!(size_of::<Flow>() == 112);
@@ -271,7 +272,7 @@ impl Flow {
         self.ends = ends;
         self.protocol = tuple.protocol;
         self.pinned = 0;
-        self.pad = 0;
+        self.stale = 0;
     }
 
     /// Whether a packet with this forward tuple belongs to this connection.
@@ -332,17 +333,26 @@ impl Flow {
         self.is_expired(now) || is_syn && self.ends & ALL == CLOSED
     }
 
-    /// Notes a packet. True once a second at most: then what the record caches is to be renewed.
+    /// Notes a packet. True once a second at most for each direction: then what the record caches
+    /// for it is to be renewed.
     #[inline(always)]
     pub fn note(&mut self, direction: Direction, tcp_flags: u8, now: Now) -> bool {
         let ends = next_ends(self.ends, direction, tcp_flags);
         let answered = self.answered | u8::from(direction == Direction::Reply);
         let due = !self.seen_within_a_second(now);
+        if due {
+            // For both: in a conversation slower than that, one side always comes first.
+            self.stale = Direction::Forward as u32 | Direction::Reply as u32;
+        }
         if due || ends != self.ends || answered != self.answered {
             (self.ends, self.answered) = (ends, answered);
             self.renew(now);
         }
-        due
+        let stale = self.stale & direction as u32 != 0;
+        if stale {
+            self.stale &= !(direction as u32);
+        }
+        stale
     }
 
     /// A client that sends a SYN on a 5-tuple it has used before starts afresh.
@@ -530,7 +540,9 @@ mod tests {
         let mut flow = flow(protocol::TCP);
         assert!(!flow.note(Forward, ACK, at(1000 + 99)));
         assert!(flow.note(Forward, ACK, at(1000 + 100)));
-        assert!(!flow.note(Reply, ACK, at(1000 + 101)));
+        assert!(!flow.note(Forward, ACK, at(1000 + 100)));
+        assert!(flow.note(Reply, ACK, at(1000 + 101)), "each way on its own");
+        assert!(!flow.note(Reply, ACK, at(1000 + 102)));
     }
 
     #[test]

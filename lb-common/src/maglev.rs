@@ -10,7 +10,7 @@ use alloc::{vec, vec::Vec};
 use crate::{Addr, hash};
 
 /// Slots for each backend, at least: shares then differ by less than 1 %, and a backend that
-/// goes moves at most 4 % of the other slots.
+/// goes moves about 4 % of the table at worst.
 pub const SLOTS_PER_BACKEND: u32 = 128;
 /// Binary logarithm of the smallest table.
 pub const MIN_BITS: u32 = 7;

@@ -47,6 +47,8 @@ pub struct IpHeader {
     pub ttl: u8,
     /// Length of header and payload in bytes, as the header has it.
     pub len: u16,
+    /// Whether a router may cut it into pieces.
+    pub may_fragment: bool,
     /// Where the payload begins, in bytes from the frame's start.
     pub l4: usize,
 }
@@ -70,6 +72,7 @@ impl Family for V4 {
             protocol: header.protocol,
             ttl: header.ttl,
             len: u16::from_be(header.total_len),
+            may_fragment: header.may_fragment(),
             l4: l3 + header_len,
         })
     }
@@ -90,6 +93,7 @@ impl Family for V6 {
             protocol: header.next_header,
             ttl: header.hop_limit,
             len: u16::from_be(header.payload_len).saturating_add(ipv6::HEADER_LEN as u16),
+            may_fragment: false,
             l4: l3 + ipv6::HEADER_LEN,
         })
     }
@@ -107,6 +111,8 @@ pub struct Parsed {
     pub ttl: u8,
     /// Length of IP header and payload in bytes.
     pub ip_len: u16,
+    /// Whether a router may cut the packet into pieces.
+    pub may_fragment: bool,
     /// Whether there is no checksum to update: UDP over IPv4 without one.
     pub no_checksum: bool,
 }
@@ -182,6 +188,7 @@ pub fn parse<F: Family, P: Packet>(packet: &P) -> Option<(Parsed, Offsets)> {
         tcp_flags,
         ttl: ip.ttl,
         ip_len: ip.len,
+        may_fragment: ip.may_fragment,
         no_checksum,
     };
     Some((parsed, Offsets { l3, l4: ip.l4 }))

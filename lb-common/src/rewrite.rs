@@ -201,7 +201,7 @@ fn finish_ip<F: Family, P: PacketMut>(
     routed: bool,
     addrs: Delta,
 ) -> Option<()> {
-    let ttl = parsed.ttl.wrapping_sub(1);
+    let ttl = parsed.ttl.saturating_sub(1);
     if !F::IS_V4 {
         if routed {
             packet.store(offsets.l3 + ipv6::field::HOP_LIMIT, &ttl)?;

@@ -203,10 +203,8 @@ fn family<F: Family, P: Program>(run: &mut Run<Skb, P>) -> i32 {
     scratch.parsed = parsed;
     match P::decide(run, scratch) {
         Action::Pass => NEXT,
-        Action::Defer => {
-            run.count(Outcome::Deferred);
-            NEXT
-        }
+        // There is no later hook, and the stack must not answer for the Service.
+        Action::Defer => drop(run, Outcome::Unroutable),
         Action::Drop(outcome) => drop(run, outcome),
         Action::ToBackend => on::<F, P>(run, scratch, offsets, Action::ToBackend, Outcome::ToStack),
         Action::ToClient => on::<F, P>(run, scratch, offsets, Action::ToClient, Outcome::Replied),

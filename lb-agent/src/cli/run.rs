@@ -132,7 +132,8 @@ impl RunArgs {
                 // Not clap's business: with manifests, the variable is no contradiction.
                 None => Source::Kubernetes(
                     self.kubeconfig
-                        .or_else(|| env::var_os("KUBECONFIG").map(PathBuf::from)),
+                        .or_else(|| env::var_os("KUBECONFIG").map(PathBuf::from))
+                        .filter(|path| !path.as_os_str().is_empty()),
                 ),
             },
             pin_dir: self.pin_dir,

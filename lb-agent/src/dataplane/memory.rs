@@ -106,7 +106,7 @@ impl Dataplane for Memory {
         for (key, flow) in &self.flows {
             if is_lost(&self.slots, key, flow) {
                 let (key, pin) = pin_of(key, flow);
-                self.pins.entry(key).or_insert(pin);
+                self.pins.insert(key, pin);
             }
         }
         Ok(())

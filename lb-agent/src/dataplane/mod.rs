@@ -7,8 +7,8 @@ use lb_common::{Backend, Flow, FlowKey, Frontend, FrontendKey, Interface, Pin, P
 
 /// The maps that a plan writes.
 ///
-/// Every operation is one map operation (or, for slots, one copy into mapped memory); a plan is
-/// ordered so that traffic is served correctly between any two of them.
+/// Every operation but [`pin_flows`](Self::pin_flows) is one map operation (or, for slots, one
+/// copy into mapped memory); a plan is ordered so that traffic is served correctly between any two of them.
 pub trait Dataplane {
     /// Writes element `index` of `BACKENDS`.
     ///
@@ -41,8 +41,8 @@ pub trait Dataplane {
     /// [`Error::Map`] if the kernel refuses.
     fn remove_frontend(&mut self, key: &FrontendKey) -> Result<(), Error>;
 
-    /// Pins every flow of which `is_lost` is true to the backend that it has: the tables will
-    /// lead it elsewhere. A flow that is pinned already stays as it is.
+    /// Pins every living flow of which `is_lost` is true to the backend that it has: the tables
+    /// will lead it elsewhere.
     ///
     /// # Errors
     ///

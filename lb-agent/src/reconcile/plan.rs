@@ -150,6 +150,15 @@ impl Planner<'_> {
     }
 
     fn port(&mut self, id: u32, port: &Port) {
+        let new = port
+            .frontends
+            .keys()
+            .filter(|key| !self.next.frontends.contains_key(key))
+            .count();
+        if self.next.frontends.len() + new > self.next.frontends_max as usize {
+            self.reject(id, port, "the map FRONTENDS is full: raise --frontends-max");
+            return;
+        }
         let Some(tables) = self.tables(id, port) else {
             self.reject(id, port, "the arena SLOTS is full: raise --slots-max");
             return;
@@ -159,23 +168,15 @@ impl Planner<'_> {
             .iter()
             .map(|(key, spec)| (*key, frontend(id, port, spec, &tables)))
             .collect();
-        let new = frontends
-            .keys()
-            .filter(|key| !self.next.frontends.contains_key(key))
-            .count();
-        if self.next.frontends.len() + new > self.next.frontends_max as usize {
-            self.reject(id, port, "the map FRONTENDS is full: raise --frontends-max");
-            return;
-        }
         self.write_tables(id, port, tables);
         for (index, backend) in &port.backends {
             self.put_backend(*index, backend);
         }
-        if self.forgets(id, &frontends) {
-            self.steps.pinned.extend(&frontends);
-        }
         for (key, frontend) in frontends {
             self.kept.insert(key, id);
+            if self.forgets(port, &key, &frontend) {
+                self.steps.pinned.insert(key, frontend);
+            }
             if self.before.frontends.get(&key) != Some(&frontend) {
                 self.steps.frontends_in.push(Op::PutFrontend(key, frontend));
                 self.next.frontends.insert(key, frontend);
@@ -216,8 +217,8 @@ impl Planner<'_> {
         let mut arena = self.next.arena.clone();
         let mut tables = BTreeMap::new();
         for set in wanted {
-            // A table never shrinks while its Service lives: slots that were joined could not
-            // say which backend had served their flows.
+            // A table does not shrink while there are backends in it: slots that were joined
+            // could not say which backend had served their flows.
             let old = self.predecessor(port, set).map_or(0, |extent| extent.bits);
             let bits = maglev::bits_for(set.len()).max(old);
             tables.insert(set.clone(), arena.allocate(bits, self.now)?);
@@ -261,23 +262,38 @@ impl Planner<'_> {
         self.next.ports.insert(id, tables);
     }
 
-    /// Whether new tables of a port may know nothing of the backends of its flows. Tables know
-    /// their predecessors; what those knew of theirs is lost, and so is all if there is none.
-    fn forgets(&self, id: u32, frontends: &BTreeMap<FrontendKey, Frontend>) -> bool {
-        let unchanged = frontends
-            .iter()
-            .all(|(key, new)| self.before.frontends.get(key) == Some(new));
-        let Some(have) = self.before.ports.get(&id).filter(|_| !unchanged) else {
+    /// Whether a frontend's new tables may know nothing of the backends of its flows. A table that
+    /// is written now knows its predecessor; what that one knew of its own is lost, and so is all
+    /// if the clients came from another table.
+    fn forgets(&self, port: &Port, key: &FrontendKey, new: &Frontend) -> bool {
+        let Some(old) = self.before.frontends.get(key) else {
             return false;
         };
-        let has_past = |extent: &Extent| {
-            self.table_at(*extent)
-                .is_some_and(|slots| slots.iter().any(|slot| !slot.previous.is_none()))
+        let Some(spec) = port.frontends.get(key) else {
+            return false;
         };
-        let ends = frontends
-            .values()
-            .any(|new| new.outside.is_empty() || new.inside.is_empty());
-        ends || have.tables.values().any(has_past)
+        let sides = [
+            (old.inside, new.inside, spec.inside),
+            (old.outside, new.outside, spec.outside),
+        ];
+        sides.into_iter().any(|(old_table, new_table, scope)| {
+            let unchanged = old_table == new_table && old.generation == new.generation;
+            if old_table.is_empty() || unchanged {
+                return false;
+            }
+            let written_now = self
+                .before
+                .ports
+                .get(&new.service)
+                .is_none_or(|have| have.generation != new.generation);
+            let follows = written_now
+                && !new_table.is_empty()
+                && self.predecessor(port, port.members(scope)) == Some(old_table);
+            let has_past = self
+                .table_at(old_table)
+                .is_none_or(|slots| slots.iter().any(|slot| !slot.previous.is_none()));
+            !follows || has_past
+        })
     }
 
     /// The slots of a table, without its header.

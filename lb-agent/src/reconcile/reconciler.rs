@@ -28,6 +28,9 @@ pub struct Outcome {
     pub operations: usize,
     /// What cannot be served.
     pub rejections: Vec<Rejection>,
+    /// Whether something was rejected for lack of room, which may come by itself: places of
+    /// replaced tables are free again after a moment.
+    pub no_room: bool,
 }
 
 impl<D: Dataplane> Reconciler<D> {
@@ -66,7 +69,9 @@ impl<D: Dataplane> Reconciler<D> {
         now: Instant,
     ) -> Result<Outcome, Error> {
         let (desired, mut rejections) = compile(model, node, &mut self.ids);
+        let kept = !desired.kept.is_empty();
         let plan = plan(&self.programmed, self.dataplane.slots(), &desired, now);
+        let no_room = kept || !plan.rejections.is_empty();
         rejections.extend(plan.rejections);
         for op in &plan.ops {
             if let Err(error) = self.apply(op) {
@@ -79,6 +84,7 @@ impl<D: Dataplane> Reconciler<D> {
         Ok(Outcome {
             operations: plan.ops.len(),
             rejections,
+            no_room,
         })
     }
 

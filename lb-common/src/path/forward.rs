@@ -1,7 +1,7 @@
 //! From a client towards a backend.
 //!
 //! The way of an established flow is inlined into every hook. What only the first packets of a
-//! flow need is out of line ([`recall`], [`open`], [`renew`]): the verifier follows it once per call, and
+//! flow need is out of line ([`recall`], [`renew`], [`super::open`]): the verifier follows it once per call, and
 //! both families share it.
 
 use bytemuck::Zeroable;
@@ -11,7 +11,7 @@ use super::{
     open::{Opened, open},
 };
 use crate::{
-    Addr, BackendRef, Extent, FlowKey, Frontend, Pin, Slot, Tuple,
+    Addr, BackendRef, Extent, FlowKey, Frontend, Hop, Pin, Slot, Tuple,
     backend::Backend,
     counter::Outcome,
     flow::{Direction, edge},
@@ -170,9 +170,7 @@ fn serve<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> Action {
         {
             flow.reopen(scratch.now);
         }
-        if found.has(Found::DUE) && scratch.leg.nat == Nat::SNAT {
-            renew(env, scratch);
-        }
+        renew_if_due(env, scratch, found);
         return send(env, scratch);
     }
     if recall(env, scratch, site) {
@@ -230,9 +228,7 @@ fn follow_if_alive<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> Op
     if scratch.parsed.is_syn() && !(found.has(Found::OPENING) && scratch.leg.serves != 0) {
         return None;
     }
-    if found.has(Found::DUE) && scratch.leg.nat == Nat::SNAT {
-        renew(env, scratch);
-    }
+    renew_if_due(env, scratch, found);
     Some(found)
 }
 
@@ -345,15 +341,24 @@ fn find<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> Found {
     Found(Found::OURS | opening | due | pinned)
 }
 
+#[inline(always)]
+fn renew_if_due<E: Env>(env: &mut E, scratch: &mut Scratch, found: Found) {
+    if scratch.leg.nat == Nat::SNAT && (found.has(Found::DUE) || scratch.hop.ifindex == 0) {
+        renew(env, scratch);
+    }
+}
+
 /// Asks the routing table again for the next hop of the flow whose key is set, as it may have
-/// changed.
+/// changed. Where this hook cannot tell, the record forgets it, so that a later hook asks.
 #[inline(never)]
 fn renew<E: Env>(env: &mut E, scratch: &mut Scratch) {
-    if let Route::Via(hop) = env.route(&scratch.parsed, scratch.leg.addr) {
-        scratch.hop = hop;
-        if let Some(flow) = env.look_up(&scratch.key) {
-            flow.forward = hop;
-        }
+    scratch.hop = match env.route(&scratch.parsed, scratch.leg.addr) {
+        Route::Via(hop) => hop,
+        Route::Defer => Hop::device(0),
+        Route::Unreachable => return,
+    };
+    if let Some(flow) = env.look_up(&scratch.key) {
+        flow.forward = scratch.hop.by_words();
     }
 }
 
@@ -390,9 +395,12 @@ fn send<E: Env>(env: &E, scratch: &mut Scratch) -> Action {
             src.addr = parsed.tuple.dst.by_words();
             Action::Bounce
         }
-        // The stack tells the client why its packet cannot go on.
-        Nat::SNAT if parsed.ttl <= 1 || !env.fits(parsed, hop) => Action::ToBackend,
         Nat::SNAT if !env.can_send(hop) => Action::Defer,
+        // The stack tells the client why its packet cannot go on. One that may be fragmented goes:
+        // the stack would send the pieces on with the client's address.
+        Nat::SNAT if parsed.ttl <= 1 || !(parsed.may_fragment || env.fits(parsed, hop)) => {
+            Action::ToBackend
+        }
         Nat::SNAT => {
             src.addr = snat.by_words();
             Action::Out

@@ -57,6 +57,7 @@ fn insert<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site, attempt: u32) 
         return false;
     }
     scratch.flow.backend = scratch.leg.reference;
+    scratch.flow.pinned = u8::from(attempt != 0);
     set_key(scratch, site);
     if (attempt != 0 || scratch.is_stale != 0) && is_stale(env, scratch) {
         env.remove(&scratch.key);

@@ -2,7 +2,7 @@
 
 use super::{Action, Env, Route, Scratch};
 use crate::{
-    Flow, FlowKey, Tuple,
+    Flow, FlowKey, Hop, Tuple,
     counter::Outcome,
     flow::{Direction, edge},
     rewrite::Endpoint,
@@ -60,17 +60,19 @@ pub fn unsnat<E: Env>(env: &mut E, scratch: &mut Scratch) -> Option<Action> {
     let due = undo(env, scratch, |flow, tuple| {
         flow.snat.to_wire_words() == tuple.dst.to_wire_words()
     })?;
+    if scratch.parsed.ttl <= 1 {
+        return Some(Action::Drop(Outcome::Unroutable));
+    }
     if due || scratch.hop.ifindex == 0 {
-        match env.route(&scratch.parsed, scratch.dst.addr) {
-            Route::Via(hop) => {
-                scratch.hop = hop;
-                if let Some(flow) = env.look_up(&scratch.key) {
-                    flow.reply = hop;
-                }
-            }
-            Route::Defer | Route::Unreachable if scratch.hop.ifindex != 0 => {}
-            Route::Defer => return Some(Action::Defer),
-            Route::Unreachable => return Some(Action::Drop(Outcome::Unroutable)),
+        let hop = match env.route(&scratch.parsed, scratch.dst.addr) {
+            Route::Via(hop) => hop,
+            // A later hook asks again.
+            Route::Defer => Hop::device(0),
+            Route::Unreachable => scratch.hop.by_words(),
+        };
+        scratch.hop = hop;
+        if let Some(flow) = env.look_up(&scratch.key) {
+            flow.reply = hop;
         }
     }
     if !env.can_send(&scratch.hop) {

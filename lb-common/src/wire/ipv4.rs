@@ -45,7 +45,17 @@ pub mod field {
 /// "More fragments" and the fragment offset: non-zero in every fragment (RFC 791, 3.1).
 const FRAGMENT_MASK: u16 = 0x3fff;
 
+/// "Do not fragment" (RFC 791, 3.1).
+const DONT_FRAGMENT: u16 = 0x4000;
+
 impl Ipv4Header {
+    /// Whether a router may cut this packet into pieces.
+    #[inline(always)]
+    #[must_use]
+    pub fn may_fragment(&self) -> bool {
+        self.fragment & DONT_FRAGMENT.to_be() == 0
+    }
+
     /// Length of the header with its options, in bytes; less than 20 in a malformed packet.
     #[inline(always)]
     #[must_use]

@@ -17,7 +17,7 @@ use lb_agent::{
     reconcile::Reconciler,
 };
 use lb_common::{
-    Counter, DatapathConfig, Flow, FlowKey, Pin, PinKey,
+    Counter, DatapathConfig, Flow, FlowKey, Hop, Pin, PinKey,
     counter::{Hook, Outcome},
     maps::{self, MapSpec},
 };
@@ -412,6 +412,19 @@ impl Bench {
     #[must_use]
     pub fn pins(&self) -> Vec<(PinKey, Pin)> {
         self.store.pins().expect("read the pins")
+    }
+
+    /// Lets every connection remember a next hop that was right once.
+    ///
+    /// # Panics
+    /// When the map refuses.
+    pub fn remember_hop(&mut self, hop: Hop) {
+        for (key, mut flow) in self.flows() {
+            (flow.forward, flow.reply) = (hop, hop);
+            self.store
+                .put_flow(&key, &flow)
+                .expect("change a connection");
+        }
     }
 
     /// Lets time pass for all connections.

@@ -1,6 +1,7 @@
 //! A client outside of the cluster dials a NodePort.
 
 use lb_common::{
+    Hop,
     counter::Outcome::{Deferred, NewFlow, NoBackend, Redirected, Replied, ToStack, Unroutable},
     wire::tcp::{ACK, FIN},
 };
@@ -269,6 +270,38 @@ fn xdp_leaves_a_packet_untouched_whose_neighbour_is_unknown_and_tc_sends_it() {
         );
         let next = case.following(case.client(KEPT_PORT), case.node_port(1));
         bench.check(Program::Xdp, &next, Verdict::Next, &next, &[Deferred]);
+    });
+}
+
+/// The route has changed to a neighbour that nobody has asked for yet: XDP must not go on with the
+/// old one, and tc must be the one that asks, which makes the kernel resolve it.
+#[test]
+fn connection_leaves_a_next_hop_that_is_not_the_routes_any_more() {
+    each_case(|bench, case| {
+        bench.serve(&[Service::new(1, [Pod::on(3, 13)])]);
+        let (client, node_port) = (case.client(KEPT_PORT), case.node_port(1));
+        let backend = case.backend(3, 13);
+        bench.run(
+            Program::WireIngress,
+            &case.opening(client, node_port).bytes(),
+        );
+        let uplink = bench.flows()[0].1.forward.ifindex;
+        bench.remember_hop(Hop::neighbour(uplink, &NODE2_MAC, &UPLINK_MAC));
+
+        let packet = case.following(client, node_port);
+        let expected = packet.clone().from(case.snat(KEPT_PORT)).to(backend);
+        let to_old = sent(Program::Xdp, expected.clone(), NODE2_MAC);
+        bench.check(Program::Xdp, &packet, Verdict::Out, &to_old, &[Redirected]);
+        bench.age(1);
+        bench.check(Program::Xdp, &packet, Verdict::Next, &packet, &[Deferred]);
+        let by_tc = sent(Program::WireIngress, expected, NODE2_MAC);
+        bench.check(
+            Program::WireIngress,
+            &packet,
+            Verdict::Out,
+            &by_tc,
+            &[Redirected],
+        );
     });
 }
 

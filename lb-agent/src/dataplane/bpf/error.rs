@@ -141,11 +141,6 @@ pub(super) fn is_absent(error: &(dyn std::error::Error + 'static)) -> bool {
     errno(error) == Some(libc::ENOENT)
 }
 
-/// Whether a new element's key is there already.
-pub(super) fn is_present(error: &(dyn std::error::Error + 'static)) -> bool {
-    errno(error) == Some(libc::EEXIST)
-}
-
 /// Why a link could not be created, replaced or pinned.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LinkFailure {

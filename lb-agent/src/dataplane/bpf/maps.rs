@@ -14,7 +14,7 @@ use lb_common::{
 use super::{
     BpfDataplane,
     arena::Arena,
-    error::{Error, is_absent, is_present},
+    error::{Error, is_absent},
     pins::Pins,
 };
 use crate::dataplane::{Dataplane, Error as DataplaneError, Observation, pin_of};
@@ -66,17 +66,6 @@ where
     K: bytemuck::Pod + Ord + std::fmt::Debug,
     V: bytemuck::Pod,
 {
-    /// Inserts an element unless its key is there.
-    fn put_new(&mut self, key: &K, value: &V) -> Result<(), DataplaneError> {
-        const BPF_NOEXIST: u64 = 1;
-        match self.map.insert(Raw(*key), Raw(*value), BPF_NOEXIST) {
-            Err(error) if !is_present(&error) => {
-                Err(failed("insert", self.name, format!("{key:?}"), error))
-            }
-            _ => Ok(()),
-        }
-    }
-
     fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Self, Error> {
         let map = take(ebpf, name)?;
         let max_entries = match &map {
@@ -108,7 +97,7 @@ where
     /// The elements; the kernel programs may add and remove some meanwhile.
     fn iter(&self) -> impl Iterator<Item = Result<(K, V), DataplaneError>> + '_ {
         // Where an element is removed under the iteration, it starts anew: there must be an end.
-        let elements = self.map.iter().take(self.max_entries as usize);
+        let elements = self.map.iter().take(2 * self.max_entries as usize);
         elements.map(|element| match element {
             Ok((Raw(key), Raw(value))) => Ok((key, value)),
             Err(error) => Err(failed("read", self.name, "next", error)),
@@ -206,12 +195,18 @@ impl Dataplane for BpfDataplane {
         let Tables {
             flows, pins, slots, ..
         } = &mut self.tables;
+        let (mut lost, mut newest) = (Vec::new(), 0);
         for element in flows.iter() {
             let (key, flow) = element?;
+            newest = newest.max(flow.seen_tick);
             if is_lost(slots.as_slice(), &key, &flow) {
-                let (key, pin) = pin_of(&key, &flow);
-                pins.put_new(&key, &pin)?;
+                lost.push((flow.seen_tick, flow.expires_tick, pin_of(&key, &flow)));
             }
+        }
+        // Of two records with one tuple the later one is alive.
+        lost.sort_unstable_by_key(|(seen, ..)| *seen);
+        for (_, _, (key, pin)) in lost.iter().filter(|(_, expires, _)| *expires >= newest) {
+            pins.put(key, pin)?;
         }
         Ok(())
     }
