@@ -10,6 +10,7 @@
 
 mod fib;
 mod kernel;
+mod linear;
 mod maps;
 mod skb;
 mod sock;

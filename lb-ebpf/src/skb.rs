@@ -22,6 +22,7 @@ use crate::{
     Program,
     fib::{self, Answer},
     kernel::Run,
+    linear::{self, Linear},
     maps::scratch,
 };
 
@@ -55,17 +56,6 @@ pub(crate) struct Skb {
 }
 
 impl Skb {
-    #[inline(always)]
-    fn at<T>(&self, offset: usize) -> Option<*mut T> {
-        // SAFETY: the kernel passes a valid context.
-        let (data, end) = unsafe { ((*self.skb).data as usize, (*self.skb).data_end as usize) };
-        let start = data + offset;
-        if start + size_of::<T>() > end {
-            return None;
-        }
-        Some(start as *mut T)
-    }
-
     /// Makes the headers linear, so that they can be read in place.
     #[inline(always)]
     fn pull_headers(&self) {
@@ -98,22 +88,25 @@ impl Skb {
     }
 }
 
+impl Linear for Skb {
+    #[inline(always)]
+    fn bounds(&self) -> (usize, usize) {
+        // SAFETY: the kernel passes a valid context.
+        unsafe { ((*self.skb).data as usize, (*self.skb).data_end as usize) }
+    }
+}
+
 impl Packet for Skb {
     #[inline(always)]
     fn read<T: Pod>(&self, offset: usize) -> Option<T> {
-        // SAFETY: `at` checked that the whole value lies before the linear part's end.
-        self.at(offset).map(|p| unsafe { ptr::read_unaligned(p) })
+        linear::read(self, offset)
     }
 }
 
 impl PacketMut for Skb {
     #[inline(always)]
     fn store<T: Pod>(&mut self, offset: usize, value: &T) -> Option<()> {
-        let place = self.at(offset)?;
-        // SAFETY: `at` checked that the whole value lies before the linear part's end. The kernel
-        // unshares the skb at the start of a program that writes.
-        unsafe { ptr::write_unaligned(place, *value) };
-        Some(())
+        linear::store(self, offset, value)
     }
 
     /// The checksum may be left to the device (`CHECKSUM_PARTIAL`), or the device's own sum may

@@ -20,6 +20,7 @@ use crate::{
     Program,
     fib::{self, Answer},
     kernel::Run,
+    linear::{self, Linear},
     maps::scratch,
     skb::FINISHED,
 };
@@ -30,17 +31,6 @@ pub(crate) struct Xdp {
 }
 
 impl Xdp {
-    #[inline(always)]
-    fn at<T>(&self, offset: usize) -> Option<*mut T> {
-        // SAFETY: the kernel passes a valid context.
-        let (data, end) = unsafe { ((*self.md).data as usize, (*self.md).data_end as usize) };
-        let start = data + offset;
-        if start + size_of::<T>() > end {
-            return None;
-        }
-        Some(start as *mut T)
-    }
-
     /// Tells tc on the same device that this packet is done. False where the driver carries no
     /// metadata: then tc has to do it all.
     #[inline(always)]
@@ -60,21 +50,25 @@ impl Xdp {
     }
 }
 
+impl Linear for Xdp {
+    #[inline(always)]
+    fn bounds(&self) -> (usize, usize) {
+        // SAFETY: the kernel passes a valid context.
+        unsafe { ((*self.md).data as usize, (*self.md).data_end as usize) }
+    }
+}
+
 impl Packet for Xdp {
     #[inline(always)]
     fn read<T: Pod>(&self, offset: usize) -> Option<T> {
-        // SAFETY: `at` checked that the whole value lies before the packet's end.
-        self.at(offset).map(|p| unsafe { ptr::read_unaligned(p) })
+        linear::read(self, offset)
     }
 }
 
 impl PacketMut for Xdp {
     #[inline(always)]
     fn store<T: Pod>(&mut self, offset: usize, value: &T) -> Option<()> {
-        let place = self.at(offset)?;
-        // SAFETY: `at` checked that the whole value lies before the packet's end.
-        unsafe { ptr::write_unaligned(place, *value) };
-        Some(())
+        linear::store(self, offset, value)
     }
 
     #[inline(always)]
