@@ -302,6 +302,7 @@ fn node_view(name: &str, snapshot: &Snapshot, devices: &interfaces::State) -> No
     NodeView {
         name: name.to_owned(),
         node_port_addresses,
+        pod_networks: devices.pod_networks.clone(),
         localhost_node_ports: true,
         interfaces: devices.interfaces(),
     }

@@ -152,13 +152,19 @@ impl Compiler<'_> {
                 port: number,
                 generation: reference.generation(),
                 state: state as u8,
-                local: candidate.local.into(),
+                local: (candidate.local || self.is_on_this_node(key.0)).into(),
                 protocol: port.name.protocol,
                 pad: [0; 2],
             };
             port.backends.insert(reference.index(), backend);
         }
         Ok(())
+    }
+
+    /// Whether an address is in a network of this node's own. Policies go by the endpoint's node
+    /// name alone (item 9); this is about the way of packets.
+    fn is_on_this_node(&self, addr: IpAddr) -> bool {
+        self.node.pod_networks.iter().any(|net| net.contains(&addr))
     }
 
     fn drop_forbidden(&mut self, service: &ObjectName, found: &mut Candidates) {

@@ -10,6 +10,7 @@ use std::{
     net::IpAddr,
 };
 
+use ipnet::IpNet;
 use lb_common::{Backend, BackendRef, FrontendKey, Interface, Protocol, protocol};
 
 pub use self::{
@@ -117,6 +118,9 @@ pub struct NodeView {
     pub name: String,
     /// Addresses on which NodePorts are served (item 21).
     pub node_port_addresses: BTreeSet<IpAddr>,
+    /// Networks whose pods are on this node, whatever their endpoints say of their node: replies
+    /// from there come back through it.
+    pub pod_networks: BTreeSet<IpNet>,
     /// Whether processes of the node reach NodePorts on loopback addresses (item 22).
     pub localhost_node_ports: bool,
     /// Devices that packets leave by with the node's own address, by index.

@@ -5,6 +5,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
+use ipnet::IpNet;
 use lb_common::{Addr, Interface, Role};
 
 use super::{Device, State};
@@ -16,7 +17,9 @@ pub enum Kind {
     Veth,
     /// vxlan or geneve.
     Overlay,
-    /// Anything else: NICs, bridges, bonds, the loopback device.
+    /// A switch in software.
+    Bridge,
+    /// Anything else: NICs, bonds, the loopback device.
     Other,
 }
 
@@ -84,6 +87,9 @@ pub fn classify(links: &[Link], default_routes: &BTreeSet<u32>, overrides: &Over
             let known = primary.into_iter().filter(|a| *a != Addr::UNSPECIFIED);
             state.node_addresses.extend(known.map(Addr::to_ip));
         }
+        if link.kind == Kind::Bridge && role.is_none() {
+            state.pod_networks.extend(networks(&link.addresses));
+        }
         let device = Device {
             name: link.name.clone(),
             role,
@@ -126,7 +132,7 @@ fn discovered(link: &Link, default_routes: &BTreeSet<u32>) -> Option<Role> {
     match link.kind {
         Kind::Veth => link.link_netnsid.is_some().then_some(Role::Pod),
         Kind::Overlay => Some(Role::Tunnel),
-        Kind::Other => None,
+        Kind::Bridge | Kind::Other => None,
     }
 }
 
@@ -141,6 +147,14 @@ fn interface(link: &Link, role: Role) -> Option<Interface> {
         role: role as u8,
         pad: [0; 3],
     })
+}
+
+/// The networks that a bridge's addresses are in: whoever is there is on this node.
+fn networks(addresses: &[AddressFacts]) -> impl Iterator<Item = IpNet> + '_ {
+    addresses
+        .iter()
+        .filter(|address| address.is_own() && address.prefix_len < width(&address.ip))
+        .filter_map(|address| Some(IpNet::new(address.ip, address.prefix_len).ok()?.trunc()))
 }
 
 /// The address of one family that the device's own packets carry.

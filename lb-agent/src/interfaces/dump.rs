@@ -66,6 +66,7 @@ fn link(message: &LinkMessage, addresses: &mut BTreeMap<u32, Vec<AddressFacts>>)
 fn kind(infos: &[LinkInfo]) -> Kind {
     let mut kinds = infos.iter().filter_map(|info| match info {
         LinkInfo::Kind(InfoKind::Veth) => Some(Kind::Veth),
+        LinkInfo::Kind(InfoKind::Bridge) => Some(Kind::Bridge),
         LinkInfo::Kind(InfoKind::Vxlan | InfoKind::Geneve) => Some(Kind::Overlay),
         _ => None,
     });

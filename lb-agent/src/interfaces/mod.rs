@@ -12,6 +12,7 @@ use std::{
     net::IpAddr,
 };
 
+use ipnet::IpNet;
 use lb_common::{Interface, Role};
 
 pub use self::{
@@ -26,6 +27,8 @@ pub struct State {
     pub devices: BTreeMap<u32, Device>,
     /// The uplinks' primary addresses: the node's own, where nothing else names them.
     pub node_addresses: BTreeSet<IpAddr>,
+    /// Networks of this node's bridges: pods there are this node's, whatever their endpoints say.
+    pub pod_networks: BTreeSet<IpNet>,
 }
 
 /// A network device.

@@ -253,6 +253,7 @@ impl Bench {
             node_port_addresses: Family::ALL.map(|family| family.node(1)).into(),
             localhost_node_ports: true,
             interfaces: self.devices.interfaces(),
+            ..NodeView::default()
         };
         let outcome = self.reconciler.reconcile(model, &node, self.now);
         let rejections = outcome.expect("fill the tables").rejections;

@@ -222,3 +222,24 @@ fn only_uplinks_and_tunnels_are_known_to_the_programs() {
     );
     assert!(state.node_addresses.is_empty());
 }
+
+#[test]
+fn networks_of_bridges_are_pods_unless_the_bridge_is_an_uplink() {
+    let bridge = |index, name, ip| Link {
+        addresses: vec![address(ip, 24)],
+        ..link(index, name, Kind::Bridge)
+    };
+    let links = [
+        bridge(2, "cni0", "10.244.1.1"),
+        bridge(3, "br0", "192.168.0.7"),
+        Link {
+            addresses: vec![address("10.0.0.7", 24)],
+            ..link(4, "eth1", Kind::Other)
+        },
+    ];
+    let state = classify(&links, &[3].into(), &Overrides::default());
+    assert_eq!(
+        state.pod_networks,
+        ["10.244.1.0/24".parse().unwrap()].into()
+    );
+}

@@ -130,6 +130,7 @@ fn node() -> NodeView {
     NodeView {
         name: "here".into(),
         node_port_addresses: [[192, 168, 0, 1].into()].into(),
+        pod_networks: ["10.244.3.0/24".parse().unwrap()].into(),
         localhost_node_ports: true,
         interfaces: BTreeMap::new(),
     }
@@ -384,4 +385,33 @@ fn what_is_rejected_again_and_again_uses_up_nothing() {
     assert_eq!(outcome.rejections.len(), 1, "{:?}", outcome.rejections);
     let addrs = served(&reconciler.dataplane).into_values().next().unwrap();
     assert_eq!(addrs.len(), 2);
+}
+
+#[test]
+fn a_pod_in_a_network_of_the_node_is_local_to_packets_and_not_to_policies() {
+    let mut reconciler = empty();
+    // Odd endpoints say that they are elsewhere; those of Service 3 are on this node's bridge.
+    let services = [
+        Sample {
+            node_port: true,
+            external_local: true,
+            ..sample(3, [1])
+        },
+        sample(0, [1, 2]),
+    ];
+    let now = Instant::now();
+    reconciler
+        .reconcile(&model(&services), &node(), now)
+        .unwrap();
+    let maps = reconciler.dataplane.maps();
+    let local: BTreeMap<IpAddr, u8> = maps
+        .backends
+        .values()
+        .map(|backend| (backend.addr.to_ip(), backend.local))
+        .collect();
+    assert_eq!(local[&[10, 244, 3, 1].into()], 1);
+    assert_eq!(local[&[10, 244, 0, 1].into()], 0);
+    assert_eq!(local[&[10, 244, 0, 2].into()], 1);
+    let node_port = FrontendKey::new(IpAddr::from([192, 168, 0, 1]).into(), 30_003, 6);
+    assert!(maps.frontends[&node_port].outside.is_empty(), "item 9");
 }
