@@ -12,6 +12,10 @@ use crate::{Addr, hash};
 /// Slots for each backend, at least: shares then differ by less than 1 %, and a backend that
 /// goes moves about 4 % of the table at worst.
 pub const SLOTS_PER_BACKEND: u32 = 128;
+/// Slots for each of many backends, at least: their tables are dealt out in classes.
+const SLOTS_OF_MANY: u32 = 160;
+/// How many are many.
+const MANY: usize = 64;
 /// Binary logarithm of the smallest table.
 pub const MIN_BITS: u32 = 7;
 /// Binary logarithm of the largest table: 10,000 backends of one Service port.
@@ -29,7 +33,12 @@ pub struct Identity {
 /// Binary logarithm of the smallest table for `backends`.
 #[must_use]
 pub fn bits_for(backends: usize) -> u32 {
-    let slots = u64::from(SLOTS_PER_BACKEND) * backends as u64;
+    let each = if backends < MANY {
+        SLOTS_PER_BACKEND
+    } else {
+        SLOTS_OF_MANY
+    };
+    let slots = u64::from(each) * backends as u64;
     slots
         .next_power_of_two()
         .trailing_zeros()
@@ -66,33 +75,69 @@ pub fn populate(backends: &[Identity], bits: u32) -> Vec<u32> {
     table
 }
 
+/// Most classes of slots that are dealt out apart.
+const MAX_CLASSES: usize = 8;
+
+/// Binary logarithm of the number of classes of slots: those that are equal in so many low bits.
+///
+/// A backend claims slots of all classes in turn, so that it has as many in each. A client's
+/// consecutive ports meet slots class by class ([`crate::Tuple::hash`]), and so meet every backend
+/// equally often. Each class is a small table of its own, though, and the smaller a table, the more
+/// a backend that goes moves: only large tables have classes, those of many backends, whose shares
+/// are small and would deviate most. It depends on nothing but the size: another number of classes
+/// is another table.
+fn class_bits(bits: u32) -> u32 {
+    if bits < 14 {
+        0
+    } else {
+        MAX_CLASSES.trailing_zeros()
+    }
+}
+
 /// A backend that takes its turn in claiming slots, in the order of its own permutation.
 struct Turn {
     identity: Identity,
     index: u32,
-    /// How far it is in its permutation.
-    next: u64,
+    claims: usize,
+    /// How far it is in its permutation, for each class.
+    next: [u64; MAX_CLASSES],
+    class_bits: u32,
     permutation: Permutation,
 }
 
 impl Turn {
     fn new(identity: Identity, index: u32, bits: u32) -> Self {
+        let class_bits = class_bits(bits);
         Self {
             identity,
             index,
-            next: 0,
-            permutation: Permutation::new(identity, bits),
+            claims: hash::address(identity.addr, u64::from(identity.port), 0x636c_6173) as usize,
+            next: [0; MAX_CLASSES],
+            class_bits,
+            permutation: Permutation::new(identity, bits - class_bits),
         }
     }
 
-    /// Claims the first free slot of this backend's permutation. There must be one.
+    /// Claims the first free slot: of the class whose turn it is, else of the next one. There must
+    /// be one.
     fn claim(&mut self, table: &mut [u32], free: u32) {
-        for _ in 0..table.len() {
-            let slot = self.permutation.at(self.next);
-            self.next += 1;
-            if let Some(owner) = table.get_mut(slot).filter(|owner| **owner == free) {
-                *owner = self.index;
+        let classes = 1_usize << self.class_bits;
+        let class_len = (table.len() >> self.class_bits) as u64;
+        for offset in 0..classes {
+            let class = self.claims.wrapping_add(offset) % classes;
+            let Some(next) = self.next.get_mut(class) else {
                 return;
+            };
+            while *next < class_len {
+                // Every class begins elsewhere in the same order.
+                let place = next.wrapping_add(class as u64 * 0x55) & (class_len - 1);
+                let slot = self.permutation.at(place) << self.class_bits | class;
+                *next += 1;
+                if let Some(owner) = table.get_mut(slot).filter(|owner| **owner == free) {
+                    *owner = self.index;
+                    self.claims = self.claims.wrapping_add(1);
+                    return;
+                }
             }
         }
     }
