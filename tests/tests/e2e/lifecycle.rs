@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use lb_tests::lab::{Cluster, Place, Request, Requests};
+use lb_tests::lab::{Cluster, Place, Pod, Request, Requests};
 use lb_tests::tool::Protocol;
 use nix::sys::signal::Signal;
 
@@ -21,6 +21,30 @@ fn hold(from: &impl Place, protocol: Protocol, to: SocketAddr) -> Requests {
         ..Request::new(protocol, to)
     };
     from.start(&request).expect("a client")
+}
+
+/// Connections of every kind: from a pod to the ClusterIP and from outside to a NodePort, over both
+/// protocols and families, to more backends than one.
+fn hold_everywhere(scene: &Scene, pod: &Pod) -> Vec<Requests> {
+    let mut connections = Vec::new();
+    for protocol in Protocol::ALL {
+        for _ in 0..3 {
+            connections.extend(Scene::cluster_ips().map(|to| hold(pod, protocol, to)));
+            let outside = scene.cluster.client();
+            connections.extend(scene.node_ports(0).map(|to| hold(outside, protocol, to)));
+        }
+    }
+    connections
+}
+
+/// Ends the connections, none of which has failed.
+#[track_caller]
+fn finish(connections: Vec<Requests>) {
+    for connection in connections {
+        for reply in connection.finish() {
+            reply.expect("no exchange fails");
+        }
+    }
 }
 
 /// Waits until every connection has exchanged more, and with the backend that it had.
@@ -47,15 +71,7 @@ fn restart_agents_by(signal: Signal) {
         flags: &[],
     });
     let pod = scene.cluster.pod("client-pod", 0).expect("a pod");
-    let outside = scene.cluster.client();
-    let mut connections = Vec::new();
-    for protocol in Protocol::ALL {
-        for _ in 0..3 {
-            let inside = Scene::cluster_ips().map(|to| hold(&pod, protocol, to));
-            let outside = scene.node_ports(0).map(|to| hold(outside, protocol, to));
-            connections.extend(inside.into_iter().chain(outside));
-        }
-    }
+    let mut connections = hold_everywhere(&scene, &pod);
     go_on(&mut connections, "before");
 
     for agent in scene.agents.drain(..) {
@@ -72,11 +88,7 @@ fn restart_agents_by(signal: Signal) {
 
     scene.start_agents(&[]);
     go_on(&mut connections, "with new agents");
-    for connection in connections {
-        for reply in connection.finish() {
-            reply.expect("no exchange fails");
-        }
-    }
+    finish(connections);
 }
 
 #[test]
@@ -98,14 +110,7 @@ fn connections_stay_with_their_backend_while_others_come_and_go() {
     });
     scene.serve_by(&[0, 1]);
     let pod = scene.cluster.pod("client-pod", 0).expect("a pod");
-    let mut connections = Vec::new();
-    for protocol in Protocol::ALL {
-        for _ in 0..3 {
-            connections.extend(Scene::cluster_ips().map(|to| hold(&pod, protocol, to)));
-            let outside = scene.cluster.client();
-            connections.extend(scene.node_ports(0).map(|to| hold(outside, protocol, to)));
-        }
-    }
+    let mut connections = hold_everywhere(&scene, &pod);
     go_on(&mut connections, "with two backends");
     scene.serve_by(&[0, 1, 2]);
     go_on(&mut connections, "after one came");
@@ -113,11 +118,7 @@ fn connections_stay_with_their_backend_while_others_come_and_go() {
     go_on(&mut connections, "after one was replaced");
     scene.serve_by(&[0, 1]);
     go_on(&mut connections, "after it went");
-    for connection in connections {
-        for reply in connection.finish() {
-            reply.expect("no exchange fails");
-        }
-    }
+    finish(connections);
 }
 
 #[test]
