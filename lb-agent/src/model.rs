@@ -7,6 +7,7 @@ use std::{
     fmt,
     net::IpAddr,
     sync::Arc,
+    time::SystemTime,
 };
 
 use ipnet::IpNet;
@@ -36,6 +37,8 @@ pub struct Model {
     pub slices: BTreeMap<ObjectName, BTreeMap<String, Arc<Slice>>>,
     /// This node, once it is known.
     pub node: Option<Arc<Node>>,
+    /// Networks that cluster addresses are allocated from (item 44); empty if nobody says.
+    pub service_cidrs: BTreeSet<IpNet>,
 }
 
 /// A Service object.
@@ -61,6 +64,18 @@ pub struct Service {
     pub source_ranges: Vec<IpNet>,
     /// `spec.healthCheckNodePort`; 0 is none.
     pub health_check_node_port: u16,
+    /// How backends are chosen for new connections.
+    pub algorithm: Algorithm,
+}
+
+/// How a backend is chosen for a new connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Algorithm {
+    /// By the connection's hash: the same on every node, and again after its record was lost.
+    #[default]
+    Maglev,
+    /// By chance.
+    Random,
 }
 
 /// Type of a Service.
@@ -117,6 +132,9 @@ pub struct Slice {
     pub ports: Vec<SlicePort>,
     /// The endpoints.
     pub endpoints: Vec<Endpoint>,
+    /// When the change that led to this state was made
+    /// (annotation `endpoints.kubernetes.io/last-change-trigger-time`, item 69).
+    pub triggered: Option<SystemTime>,
 }
 
 /// One port of a slice.

@@ -259,7 +259,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::model::{Endpoint, SlicePort};
+    use crate::model::{Algorithm, Endpoint, SlicePort};
 
     const NODE: &str = "node1";
 
@@ -297,6 +297,7 @@ mod tests {
             affinity_timeout_s: None,
             source_ranges: Vec::new(),
             health_check_node_port: 0,
+            algorithm: Algorithm::Maglev,
         };
         let slice = Slice {
             ports: vec![SlicePort {
@@ -305,6 +306,7 @@ mod tests {
                 port: 8000,
             }],
             endpoints: vec![endpoint(1, NODE, true), endpoint(2, "node2", false)],
+            triggered: None,
         };
         let slices = BTreeMap::from([("web-1".to_owned(), Arc::new(slice))]);
         let model = Model {

@@ -185,6 +185,7 @@ mod tests {
                 port: 8000,
             }],
             endpoints: vec![endpoint(terminating)],
+            triggered: None,
         };
         for order in [[true, false], [false, true]] {
             let slices = order.map(slice);

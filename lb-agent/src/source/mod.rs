@@ -73,6 +73,7 @@ fn keep_equal(model: &mut Model, last: &Model) {
         services,
         slices,
         node,
+        service_cidrs: _,
     } = model;
     share(services, &last.services);
     for (service, slices) in slices {

@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, collections::BTreeSet, sync::Arc};
 
 use lb_agent::model::{
-    Endpoint, Model, ObjectName, Service as ModelService, ServiceKind, ServicePort, Slice,
-    SlicePort, TrafficPolicy,
+    Algorithm, Endpoint, Model, ObjectName, Service as ModelService, ServiceKind, ServicePort,
+    Slice, SlicePort, TrafficPolicy,
 };
 
 use super::{Family, Transport};
@@ -91,6 +91,7 @@ impl Service {
             affinity_timeout_s: None,
             source_ranges: Vec::new(),
             health_check_node_port: 0,
+            algorithm: Algorithm::Maglev,
         }
     }
 
@@ -103,6 +104,7 @@ impl Service {
         Slice {
             ports: Transport::ALL.map(port).to_vec(),
             endpoints: self.pods.iter().map(|pod| pod.endpoint(family)).collect(),
+            triggered: None,
         }
     }
 }

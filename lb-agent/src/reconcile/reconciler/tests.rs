@@ -12,7 +12,8 @@ use super::*;
 use crate::{
     dataplane::memory::Memory,
     model::{
-        Endpoint, ObjectName, Service, ServiceKind, ServicePort, Slice, SlicePort, TrafficPolicy,
+        Algorithm, Endpoint, ObjectName, Service, ServiceKind, ServicePort, Slice, SlicePort,
+        TrafficPolicy,
     },
 };
 
@@ -82,6 +83,7 @@ fn service(sample: &Sample) -> Service {
         affinity_timeout_s: None,
         source_ranges: Vec::new(),
         health_check_node_port: 0,
+        algorithm: Algorithm::Maglev,
     }
 }
 
@@ -109,6 +111,7 @@ fn slice(sample: &Sample) -> Slice {
             port: 8000,
         }],
         endpoints: sample.endpoints.iter().map(endpoint).collect(),
+        triggered: None,
     }
 }
 

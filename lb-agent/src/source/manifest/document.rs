@@ -170,6 +170,7 @@ fn check_metadata(given: &Lenient<Metadata>, metadata: &Metadata, fields: &mut F
         namespace,
         resource_version: _,
         labels,
+        annotations: _,
         deletion_timestamp: _,
     } = metadata;
     let is_map = fields.read("metadata", given).is_some() || !given.is_present();

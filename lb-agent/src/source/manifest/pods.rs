@@ -70,6 +70,7 @@ fn add(slices: &mut Vec<Slice>, ports: &[SlicePort], endpoint: Endpoint) {
     match slices.iter_mut().find(|slice| slice.ports == ports) {
         Some(slice) => slice.endpoints.push(endpoint),
         None => slices.push(Slice {
+            triggered: None,
             ports: ports.to_vec(),
             endpoints: vec![endpoint],
         }),

@@ -95,7 +95,12 @@ impl Subset {
             .map(|(family, endpoints)| {
                 let name = format!("{}-{index}-{family}", fields.name().name);
                 let ports = ports.clone();
-                (name, Slice { ports, endpoints })
+                let slice = Slice {
+                    ports,
+                    endpoints,
+                    triggered: None,
+                };
+                (name, slice)
             })
             .collect()
     }

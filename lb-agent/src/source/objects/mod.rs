@@ -26,7 +26,7 @@ pub use self::{
     endpoints::Endpoints,
     node::Node,
     pod::{NamedPort, Pod, PodEndpoint},
-    service::{SelectedPort, Selection, Service, TargetPort},
+    service::{ALGORITHM, SelectedPort, Selection, Service, TargetPort},
     slice::{EndpointSlice, OwnedSlice},
 };
 
@@ -63,8 +63,19 @@ pub struct Metadata {
     pub resource_version: Lenient<String>,
     /// Labels.
     pub labels: Strings,
+    /// The annotations that mean something to us; whatever else stands there is not kept.
+    pub annotations: Lenient<Annotations>,
     /// Only its presence counts: the object is being deleted.
     pub deletion_timestamp: Lenient<IgnoredAny>,
+}
+
+/// The annotations that are read.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Annotations {
+    /// [`ALGORITHM`], of a Service.
+    #[serde(rename = "lb-agent.io/algorithm")]
+    pub algorithm: Lenient<String>,
 }
 
 impl Metadata {

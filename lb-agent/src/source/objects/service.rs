@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::{Fields, Metadata, Object};
 use crate::{
-    model::{self, ServiceKind, ServicePort, TrafficPolicy},
+    model::{self, Algorithm, ServiceKind, ServicePort, TrafficPolicy},
     source::{
         address,
         lenient::{Lenient, List, Strings},
@@ -19,6 +19,9 @@ use crate::{
 const DEFAULT_AFFINITY_TIMEOUT_S: u32 = 10_800;
 /// The API server accepts no longer affinity, in seconds.
 const MAX_AFFINITY_TIMEOUT_S: i64 = 86_400;
+
+/// Key of the annotation that says how a Service's backends are chosen.
+pub const ALGORITHM: &str = "lb-agent.io/algorithm";
 
 /// A Service.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -166,6 +169,7 @@ impl Object for Service {
                 &spec.health_check_node_port,
                 fields,
             ),
+            algorithm: self.algorithm(fields),
         })
     }
 }
@@ -203,6 +207,25 @@ impl Service {
         })
     }
 
+    /// What the annotation [`ALGORITHM`] asks for.
+    fn algorithm(&self, fields: &mut Fields) -> Algorithm {
+        let annotations = self
+            .metadata
+            .valid()
+            .and_then(|metadata| metadata.annotations.valid());
+        let wanted = annotations
+            .and_then(|annotations| fields.read(annotation(ALGORITHM), &annotations.algorithm));
+        match wanted.map(String::as_str) {
+            None | Some("maglev") => Algorithm::Maglev,
+            Some("random") => Algorithm::Random,
+            Some(other) => {
+                let reason = format!("`{other}`: use maglev or random; maglev is used");
+                fields.reject(annotation(ALGORITHM), reason);
+                Algorithm::Maglev
+            }
+        }
+    }
+
     /// Addresses of the load balancer in VIP mode (item 23).
     fn load_balancer_ips(&self, fields: &mut Fields) -> Vec<IpAddr> {
         let mut addrs = Vec::new();
@@ -224,6 +247,11 @@ impl Service {
         }
         addrs
     }
+}
+
+/// The field that holds the annotation `key`.
+fn annotation(key: &str) -> String {
+    format!("metadata.annotations.{key}")
 }
 
 impl Spec {

@@ -96,7 +96,11 @@ impl Object for EndpointSlice {
             .into_iter()
             .filter_map(|(i, endpoint)| endpoint.convert(i, is_ipv4, fields))
             .collect();
-        let slice = Arc::new(Slice { ports, endpoints });
+        let slice = Arc::new(Slice {
+            ports,
+            endpoints,
+            triggered: None,
+        });
         Some(OwnedSlice { service, slice })
     }
 }

@@ -43,6 +43,7 @@ fn defaults_are_those_of_the_api() {
         affinity_timeout_s: None,
         source_ranges: Vec::new(),
         health_check_node_port: 0,
+        algorithm: Algorithm::Maglev,
     };
     assert_eq!(service, expected);
 }
@@ -240,4 +241,23 @@ fn a_target_port_is_a_number_a_name_or_the_port_itself() {
     let web = TargetPort::Name("web".to_owned());
     assert_eq!(targets, [number(80), number(8081), web, number(83)]);
     assert!(selection.publish_not_ready);
+}
+
+#[test]
+fn the_annotation_chooses_the_algorithm() {
+    let of = |value: &str| {
+        convert::<Service>(&format!(
+            "{{metadata: {{name: s, namespace: ns, annotations: {{lb-agent.io/algorithm: {value}}}}}, spec: {{}}}}"
+        ))
+    };
+    let algorithm = |value: &str| of(value).0.map(|service| service.algorithm);
+    assert_eq!(algorithm("random"), Some(Algorithm::Random));
+    assert_eq!(algorithm("maglev"), Some(Algorithm::Maglev));
+    assert_eq!(algorithm("fastest"), Some(Algorithm::Maglev));
+    assert_eq!(
+        of("fastest").1,
+        [
+            "Service ns/s: metadata.annotations.lb-agent.io/algorithm: `fastest`: use maglev or random; maglev is used"
+        ]
+    );
 }
