@@ -112,11 +112,21 @@ pub struct Backend {
     pub local: u8,
     /// IP protocol number.
     pub protocol: u8,
+    /// Bits of [`sets`]: which clients' new connections it may have.
+    pub sets: u8,
     /// Zero.
-    pub pad: [u8; 2],
+    pub pad: u8,
 }
 
 const _: () = assert!(size_of::<Backend>() == 28);
+
+/// Bits of [`Backend::sets`].
+pub mod sets {
+    /// It is in the set for traffic of policy `Cluster`.
+    pub const CLUSTER: u8 = 1;
+    /// It is in the set for traffic of policy `Local`.
+    pub const LOCAL: u8 = 2;
+}
 
 impl Backend {
     /// Whether `reference` means this incarnation.

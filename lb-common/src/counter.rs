@@ -32,7 +32,7 @@ pub enum Outcome {
     Replied = 3,
     /// Left untouched for the next hook, which can do what this one cannot.
     Deferred = 4,
-    /// Dropped: the frontend has no backend.
+    /// Dropped: a traffic policy leaves the frontend without a backend here.
     NoBackend = 5,
     /// Dropped: every port that was tried (or, where the client's port is kept, every backend)
     /// would give two connections the same reply.
@@ -47,6 +47,17 @@ pub enum Outcome {
     Finished = 10,
     /// Dropped: the SNATed packet has nowhere to go: no route, or no address of the device.
     Unroutable = 11,
+    /// Answered with a RST or an ICMP error: the frontend has no endpoint on any node, or nobody
+    /// serves this port of a cluster address.
+    Rejected = 12,
+    /// Dropped: the client is not in the frontend's source ranges.
+    NotAllowed = 13,
+    /// Dropped: no Service has this cluster address.
+    Unallocated = 14,
+    /// Dropped: an address that no packet of a wire may have.
+    Martian = 15,
+    /// An ICMP echo request, answered for a Service.
+    Echoed = 16,
 }
 
 /// An element of `COUNTERS`.
@@ -60,7 +71,7 @@ pub struct Counter {
 
 impl Counter {
     /// Columns of a row.
-    const COLUMNS: u32 = 16;
+    const COLUMNS: u32 = 32;
     /// Elements of `COUNTERS`.
     pub const ELEMENTS: u32 = 6 * Self::COLUMNS;
 
@@ -86,7 +97,7 @@ impl Hook {
 
 impl Outcome {
     /// Every outcome.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 17] = [
         Self::Seen,
         Self::ToStack,
         Self::Redirected,
@@ -99,5 +110,10 @@ impl Outcome {
         Self::NewFlow,
         Self::Finished,
         Self::Unroutable,
+        Self::Rejected,
+        Self::NotAllowed,
+        Self::Unallocated,
+        Self::Martian,
+        Self::Echoed,
     ];
 }

@@ -104,4 +104,17 @@ const _: () = assert!(size_of::<Frontend>() == 32);
 pub mod flags {
     /// The address is one of the node's own: a NodePort.
     pub const NODE_PORT: u32 = 1;
+    /// Clients outside are served by backends of this node only.
+    pub const OUTSIDE_LOCAL: u32 = 1 << 1;
+    /// Clients of this node are served by backends of this node only.
+    pub const INSIDE_LOCAL: u32 = 1 << 2;
+    /// Some node has a usable endpoint: where a table is empty, a traffic policy is the reason, and
+    /// packets are dropped rather than rejected (items 41, 42).
+    pub const HAS_ENDPOINTS: u32 = 1 << 3;
+    /// New connections get a backend by chance.
+    pub const RANDOM: u32 = 1 << 4;
+    /// Only clients in `SOURCE_RANGES` are served (item 46).
+    pub const SOURCE_RANGES: u32 = 1 << 5;
+    /// The node's own addresses are not in the source ranges: its processes are not served.
+    pub const NODE_DENIED: u32 = 1 << 6;
 }

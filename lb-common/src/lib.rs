@@ -24,6 +24,7 @@ extern crate std;
 pub mod addr;
 pub mod backend;
 pub mod checksum;
+pub mod client;
 pub mod config;
 pub mod counter;
 pub mod flow;
@@ -40,11 +41,13 @@ pub mod rewrite;
 pub mod select;
 pub mod socket;
 pub mod tuple;
+pub mod vip;
 pub mod wire;
 
 pub use self::{
     addr::Addr,
     backend::{Backend, BackendRef, BackendState, Slot},
+    client::{Affinity, AffinityKey, SourceRange},
     config::DatapathConfig,
     counter::Counter,
     flow::{Flow, FlowKey, Hop, Phase, Pin, PinKey},
@@ -52,4 +55,5 @@ pub use self::{
     interface::{Interface, Role},
     protocol::Protocol,
     tuple::Tuple,
+    vip::{ServiceNet, ServiceNets, Vip},
 };

@@ -1,13 +1,14 @@
 //! Names, kinds and capacities of the maps: what the agent expects of an object, and of a pin.
 
 use crate::{
-    Backend, Counter, Flow, FlowKey, Frontend, FrontendKey, Interface, Pin, PinKey, Slot,
+    Addr, Affinity, AffinityKey, Backend, Counter, Flow, FlowKey, Frontend, FrontendKey, Interface,
+    Pin, PinKey, ServiceNets, Slot, SourceRange, Vip,
     socket::{SocketKey, SocketPeer},
 };
 
 /// Version of the layout; part of the pin directory's name. Raise it with any change of a key,
 /// a value or their meaning.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// Default capacity of `FRONTENDS`.
 pub const FRONTENDS_MAX: usize = 65_536;
@@ -21,6 +22,12 @@ pub const FLOWS_MAX: usize = 524_288;
 pub const PINS_MAX: usize = 65_536;
 /// Default capacity of `SOCKETS`.
 pub const SOCKETS_MAX: usize = 65_536;
+/// Default capacity of `AFFINITY`.
+pub const AFFINITY_MAX: usize = 65_536;
+/// Default capacity of `SOURCE_RANGES`.
+pub const SOURCE_RANGES_MAX: usize = 65_536;
+/// Default capacity of `VIPS`.
+pub const VIPS_MAX: usize = 65_536;
 /// Capacity of `INTERFACES`.
 pub const INTERFACES_MAX: usize = 256;
 
@@ -38,6 +45,14 @@ pub const PINS: &str = "PINS";
 pub const INTERFACES: &str = "INTERFACES";
 /// Sockets of the node that were given a backend.
 pub const SOCKETS: &str = "SOCKETS";
+/// Clients that stay with a backend.
+pub const AFFINITY: &str = "AFFINITY";
+/// Networks whose clients a Service port serves.
+pub const SOURCE_RANGES: &str = "SOURCE_RANGES";
+/// Addresses of Services, whatever the port.
+pub const VIPS: &str = "VIPS";
+/// Where cluster addresses can be.
+pub const SERVICE_NETS: &str = "SERVICE_NETS";
 /// Per-CPU counters.
 pub const COUNTERS: &str = "COUNTERS";
 
@@ -53,10 +68,15 @@ pub enum Kind {
     PerCpuArray = 6,
     /// `BPF_MAP_TYPE_LRU_HASH`
     LruHash = 9,
+    /// `BPF_MAP_TYPE_LPM_TRIE`
+    LpmTrie = 11,
 }
 
 /// `BPF_F_MMAPABLE`: user space may map an array into its memory (Linux 5.5).
 pub const MMAPABLE: u32 = 1 << 10;
+
+/// `BPF_F_NO_PREALLOC`: elements take memory as they come; a trie must have it.
+pub const NO_PREALLOC: u32 = 1;
 
 /// What a map must look like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,22 +107,27 @@ impl MapSpec {
         }
     }
 
-    const fn mmapable(self) -> Self {
+    const fn with(self, flag: u32) -> Self {
         Self {
-            flags: self.flags | MMAPABLE,
+            flags: self.flags | flag,
             ..self
         }
     }
 }
 
 /// Every map of the object.
-pub const SPECS: [MapSpec; 8] = [
+pub const SPECS: [MapSpec; 12] = [
     MapSpec::new::<FrontendKey, Frontend>(FRONTENDS, Kind::Hash, FRONTENDS_MAX),
-    MapSpec::new::<u32, Slot>(SLOTS, Kind::Array, SLOTS_MAX).mmapable(),
+    MapSpec::new::<u32, Slot>(SLOTS, Kind::Array, SLOTS_MAX).with(MMAPABLE),
     MapSpec::new::<u32, Backend>(BACKENDS, Kind::Array, BACKENDS_MAX),
     MapSpec::new::<FlowKey, Flow>(FLOWS, Kind::LruHash, FLOWS_MAX),
     MapSpec::new::<PinKey, Pin>(PINS, Kind::LruHash, PINS_MAX),
     MapSpec::new::<u32, Interface>(INTERFACES, Kind::Hash, INTERFACES_MAX),
     MapSpec::new::<SocketKey, SocketPeer>(SOCKETS, Kind::LruHash, SOCKETS_MAX),
+    MapSpec::new::<AffinityKey, Affinity>(AFFINITY, Kind::LruHash, AFFINITY_MAX),
+    MapSpec::new::<SourceRange, u32>(SOURCE_RANGES, Kind::LpmTrie, SOURCE_RANGES_MAX)
+        .with(NO_PREALLOC),
+    MapSpec::new::<Addr, Vip>(VIPS, Kind::Hash, VIPS_MAX),
+    MapSpec::new::<u32, ServiceNets>(SERVICE_NETS, Kind::Array, 1),
     MapSpec::new::<u32, u64>(COUNTERS, Kind::PerCpuArray, Counter::ELEMENTS as usize),
 ];

@@ -1,14 +1,16 @@
 //! The maps, named and sized as `lb_common::maps` says.
 
+use core::ptr;
+
 use aya_ebpf::{
     Global,
     bindings::bpf_fib_lookup,
-    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, lpm_trie},
     macros::btf_map,
 };
 use lb_common::{
-    Backend, Counter, DatapathConfig, Flow, FlowKey, Frontend, FrontendKey, Interface, Pin, PinKey,
-    Slot, maps,
+    Addr, Affinity, AffinityKey, Backend, Counter, DatapathConfig, Flow, FlowKey, Frontend,
+    FrontendKey, Interface, Pin, PinKey, ServiceNets, Slot, SourceRange, Vip, maps,
     path::Scratch,
     socket::{SocketKey, SocketPeer},
 };
@@ -30,6 +32,39 @@ pub(crate) static INTERFACES: HashMap<u32, Interface, { maps::INTERFACES_MAX }> 
 #[btf_map]
 pub(crate) static SOCKETS: LruHashMap<SocketKey, SocketPeer, { maps::SOCKETS_MAX }> =
     LruHashMap::new();
+#[btf_map]
+pub(crate) static AFFINITY: LruHashMap<AffinityKey, Affinity, { maps::AFFINITY_MAX }> =
+    LruHashMap::new();
+#[btf_map]
+pub(crate) static VIPS: HashMap<Addr, Vip, { maps::VIPS_MAX }> = HashMap::new();
+#[btf_map]
+pub(crate) static SERVICE_NETS: Array<ServiceNets, 1> = Array::new();
+
+/// A key of `SOURCE_RANGES` without its length: the trie's own type has that.
+#[repr(C)]
+struct Prefix {
+    service: u32,
+    addr: Addr,
+}
+
+const _: () = assert!(size_of::<lpm_trie::Key<Prefix>>() == size_of::<SourceRange>());
+
+#[btf_map]
+static SOURCE_RANGES: LpmTrie<
+    Prefix,
+    u32,
+    { maps::SOURCE_RANGES_MAX },
+    { maps::NO_PREALLOC as usize },
+> = LpmTrie::new();
+
+/// Whether a network of `SOURCE_RANGES` contains the client of `key`.
+#[inline(always)]
+pub(crate) fn is_in_source_ranges(key: &SourceRange) -> bool {
+    // SAFETY: both types are the same words in the same order, and the trie's key may lie anywhere.
+    let key = unsafe { &*ptr::from_ref(key).cast::<lpm_trie::Key<Prefix>>() };
+    SOURCE_RANGES.get(key).is_some()
+}
+
 #[btf_map]
 pub(crate) static COUNTERS: PerCpuArray<u64, { Counter::ELEMENTS as usize }> = PerCpuArray::new();
 

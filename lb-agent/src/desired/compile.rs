@@ -154,7 +154,8 @@ impl Compiler<'_> {
                 state: state as u8,
                 local: (candidate.local || self.is_on_this_node(key.0)).into(),
                 protocol: port.name.protocol,
-                pad: [0; 2],
+                sets: 0,
+                pad: 0,
             };
             port.backends.insert(reference.index(), backend);
         }

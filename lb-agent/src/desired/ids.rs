@@ -190,7 +190,8 @@ mod tests {
             state: 0,
             local: 0,
             protocol: 6,
-            pad: [0; 2],
+            sets: 0,
+            pad: 0,
         }
     }
 

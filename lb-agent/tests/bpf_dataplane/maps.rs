@@ -42,7 +42,8 @@ fn backend(last: u8) -> Backend {
         state: BackendState::Active as u8,
         local: 1,
         protocol: protocol::TCP,
-        pad: [0; 2],
+        sets: 0,
+        pad: 0,
     }
 }
 
