@@ -177,18 +177,20 @@ impl Phase {
     /// How long a flow may be idle in this phase, in seconds.
     ///
     /// Linux's conntrack times (`nf_conntrack_proto_tcp.c`, `nf_conntrack_proto_udp.c`), with
-    /// kube-proxy's established and close-wait times (item 60).
+    /// kube-proxy's established and close-wait times (item 60). SCTP's chunks are not read: it has
+    /// the time of an association that is established (`nf_conntrack_proto_sctp.c`).
     #[inline(always)]
     #[must_use]
     pub fn lifetime_s(self, protocol: Protocol) -> u32 {
-        match (self, protocol == protocol::TCP) {
-            (Self::Opening, true) => 120,
-            (Self::Established, true) => 86_400,
-            (Self::Closing, true) => 3_600,
-            (Self::Closed, true) => 120,
-            (Self::Reset, true) => 10,
-            (Self::Opening, false) => 30,
-            (_, false) => 120,
+        match (self, protocol) {
+            (Self::Opening, protocol::TCP) => 120,
+            (Self::Established, protocol::TCP) => 86_400,
+            (Self::Closing, protocol::TCP) => 3_600,
+            (Self::Closed, protocol::TCP) => 120,
+            (Self::Reset, protocol::TCP) => 10,
+            (Self::Opening, _) => 30,
+            (_, protocol::SCTP) => 210,
+            (_, _) => 120,
         }
     }
 }

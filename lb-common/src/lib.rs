@@ -22,6 +22,7 @@ extern crate alloc;
 extern crate std;
 
 pub mod addr;
+pub mod answer;
 pub mod backend;
 pub mod checksum;
 pub mod client;

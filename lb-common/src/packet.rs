@@ -5,7 +5,7 @@ use bytemuck::{Pod, Zeroable};
 use crate::{
     Addr, Protocol, Tuple, protocol,
     wire::{
-        ethernet,
+        ethernet, icmp,
         ipv4::Ipv4Header,
         ipv6::{self, Ipv6Header},
         tcp::TcpStart,
@@ -105,8 +105,10 @@ impl Family for V6 {
 pub struct Parsed {
     /// Its 5-tuple.
     pub tuple: Tuple,
-    /// TCP flags; 0 in UDP.
+    /// TCP flags; 0 in other protocols.
     pub tcp_flags: u8,
+    /// Type of an ICMP message; 0 in other protocols.
+    pub icmp_type: u8,
     /// Time to live, hop limit.
     pub ttl: u8,
     /// Length of IP header and payload in bytes.
@@ -129,7 +131,32 @@ pub struct Offsets {
     pub l4: usize,
 }
 
+/// What an ICMP message is about, as far as it matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Icmp {
+    /// Are you there?
+    EchoRequest,
+    /// Anything else: answers, errors, and how hosts find each other.
+    Other,
+}
+
 impl Parsed {
+    /// What an ICMP message is; nothing if this is none.
+    #[inline(always)]
+    #[must_use]
+    pub fn icmp(&self) -> Option<Icmp> {
+        let echo_request = match self.tuple.protocol {
+            protocol::ICMP => icmp::v4::ECHO_REQUEST,
+            protocol::ICMPV6 => icmp::v6::ECHO_REQUEST,
+            _ => return None,
+        };
+        Some(if self.icmp_type == echo_request {
+            Icmp::EchoRequest
+        } else {
+            Icmp::Other
+        })
+    }
+
     /// Whether this is a client's first segment of a TCP connection.
     #[inline(always)]
     #[must_use]
@@ -155,7 +182,8 @@ pub fn ethertype<P: Packet>(packet: &P) -> Option<u16> {
         .map(u16::from_be)
 }
 
-/// Parses an untagged frame that carries `F`. Nothing if it has no TCP or UDP ports.
+/// Parses an untagged frame that carries `F`. Nothing if it has no ports: if it is neither TCP, UDP
+/// nor SCTP, or a fragment.
 #[inline(always)]
 #[must_use]
 pub fn parse<F: Family, P: Packet>(packet: &P) -> Option<(Parsed, Offsets)> {
@@ -174,6 +202,8 @@ pub fn parse<F: Family, P: Packet>(packet: &P) -> Option<(Parsed, Offsets)> {
                 F::IS_V4 && udp.checksum == 0,
             )
         }
+        // The checksum does not cover addresses, and the ports are never changed.
+        protocol::SCTP => (packet.read(ip.l4)?, 0, true),
         _ => return None,
     };
     let [src_port, dst_port] = ports.map(u16::from_be);
@@ -186,10 +216,46 @@ pub fn parse<F: Family, P: Packet>(packet: &P) -> Option<(Parsed, Offsets)> {
             protocol: ip.protocol,
         },
         tcp_flags,
+        icmp_type: 0,
         ttl: ip.ttl,
         ip_len: ip.len,
         may_fragment: ip.may_fragment,
         no_checksum,
+    };
+    Some((parsed, Offsets { l3, l4: ip.l4 }))
+}
+
+/// Parses what [`parse`] leaves: an untagged frame of a protocol without ports, which are 0. Nothing
+/// if it has such ports, or is a fragment.
+#[inline(always)]
+#[must_use]
+pub fn parse_portless<F: Family, P: Packet>(packet: &P) -> Option<(Parsed, Offsets)> {
+    let l3 = ethernet::HEADER_LEN;
+    let ip = F::read(packet, l3)?;
+    let icmp_type = match ip.protocol {
+        protocol::TCP | protocol::UDP | protocol::SCTP => return None,
+        other if !F::IS_V4 && ipv6::is_extension(other) => return None,
+        protocol::ICMP | protocol::ICMPV6 => {
+            // With the code: of a single byte, the verifier does not see that it lies in the packet.
+            let [kind, _code] = packet.read::<u16>(ip.l4 + icmp::field::TYPE)?.to_ne_bytes();
+            kind
+        }
+        _ => 0,
+    };
+    let parsed = Parsed {
+        tuple: Tuple {
+            src: ip.src,
+            dst: ip.dst,
+            src_port: 0,
+            dst_port: 0,
+            protocol: ip.protocol,
+        },
+        tcp_flags: 0,
+        icmp_type,
+        ttl: ip.ttl,
+        ip_len: ip.len,
+        may_fragment: ip.may_fragment,
+        no_checksum: true,
     };
     Some((parsed, Offsets { l3, l4: ip.l4 }))
 }

@@ -11,13 +11,16 @@ use crate::{
 };
 
 /// A packet that can be changed.
-///
-/// How a checksum field takes a [`Delta`] is the implementor's business: XDP and the host compute
-/// it, an skb may have left its checksum to the device and needs the kernel's help.
 pub trait PacketMut: Packet {
     /// Overwrites the bytes at `offset`. Nothing if the frame ends before.
     fn store<T: Pod>(&mut self, offset: usize, value: &T) -> Option<()>;
+}
 
+/// A packet with a transport checksum.
+///
+/// How its field takes a [`Delta`] is the implementor's business: XDP and the host compute
+/// it, an skb may have left its checksum to the device and needs the kernel's help.
+pub trait Checksummed: PacketMut {
     /// Updates a transport checksum: `pseudo` for what the pseudo-header covers, `rest` for what
     /// the segment itself covers.
     fn update_l4_checksum(&mut self, update: L4Checksum) -> Option<()>;
@@ -90,7 +93,7 @@ pub struct Rewrite {
 ///
 /// Nothing if the frame ends before a header does, which `parsed` rules out.
 #[inline(always)]
-pub fn apply<F: Family, P: PacketMut>(
+pub fn apply<F: Family, P: Checksummed>(
     packet: &mut P,
     parsed: &Parsed,
     offsets: Offsets,
@@ -225,7 +228,7 @@ fn finish_ip<F: Family, P: PacketMut>(
 
 #[cfg(any(test, feature = "alloc"))]
 mod frame {
-    use super::{L4Checksum, Packet, PacketMut, Pod};
+    use super::{Checksummed, L4Checksum, Packet, PacketMut, Pod};
 
     /// A frame in host memory.
     pub struct Frame<'a>(pub &'a mut [u8]);
@@ -245,7 +248,9 @@ mod frame {
             bytes.copy_from_slice(bytemuck::bytes_of(value));
             Some(())
         }
+    }
 
+    impl Checksummed for Frame<'_> {
         fn update_l4_checksum(&mut self, update: L4Checksum) -> Option<()> {
             let field = self.read(update.offset)?;
             self.store(update.offset, &update.apply(field))

@@ -2,17 +2,23 @@
 
 use core::marker::PhantomData;
 
-use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_jiffies64};
+use aya_ebpf::{
+    bindings::BPF_NOEXIST,
+    helpers::generated::{bpf_get_prandom_u32, bpf_jiffies64},
+};
 use lb_common::{
-    Addr, Backend, Counter, DatapathConfig, Flow, FlowKey, Frontend, FrontendKey, Hop, Interface,
-    Pin, PinKey, Slot,
+    Addr, Affinity, AffinityKey, Backend, Counter, DatapathConfig, Flow, FlowKey, Frontend,
+    FrontendKey, Hop, Interface, Pin, PinKey, Slot, SourceRange, Vip,
     counter::{Hook, Outcome},
     flow::Now,
     packet::Parsed,
     path::{Device, FlowStore, Route, Tables},
 };
 
-use crate::maps::{BACKENDS, CONFIG, COUNTERS, FLOWS, FRONTENDS, INTERFACES, PINS, SLOTS};
+use crate::maps::{
+    self, AFFINITY, BACKENDS, CONFIG, COUNTERS, FLOWS, FRONTENDS, INTERFACES, PINS, SERVICE_NETS,
+    SLOTS, VIPS,
+};
 
 /// Where a program counts what it does.
 pub(crate) trait AtHook {
@@ -83,6 +89,41 @@ impl<C, P: AtHook> Tables for Run<C, P> {
     fn insert_pin(&self, key: &PinKey, pin: &Pin) {
         // Best effort: without its pin, a flow is looked up where the table says.
         let _ = PINS.insert(key, pin, 0);
+    }
+
+    #[inline(always)]
+    fn affinity(&self, key: &AffinityKey) -> Option<Affinity> {
+        // SAFETY: copied at once. An element recycled meanwhile binds a client to a backend of
+        // another Service port for one connection at worst, and only if the two hold the same index.
+        unsafe { AFFINITY.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn insert_affinity(&self, key: &AffinityKey, affinity: &Affinity) {
+        // Best effort: without it, the client gets whom its slot says.
+        let _ = AFFINITY.insert(key, affinity, 0);
+    }
+
+    #[inline(always)]
+    fn is_in_source_ranges(&self, key: &SourceRange) -> bool {
+        maps::is_in_source_ranges(key)
+    }
+
+    #[inline(always)]
+    fn vip(&self, addr: &Addr) -> Option<Vip> {
+        // SAFETY: copied at once; a single word.
+        unsafe { VIPS.get(addr) }.copied()
+    }
+
+    #[inline(always)]
+    fn service_net(&self, addr: Addr) -> u32 {
+        SERVICE_NETS.get(0).map_or(0, |nets| nets.flags_of(addr))
+    }
+
+    #[inline(always)]
+    fn random(&self) -> u32 {
+        // SAFETY: takes no argument.
+        unsafe { bpf_get_prandom_u32() }
     }
 
     #[inline(always)]

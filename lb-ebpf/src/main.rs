@@ -8,6 +8,7 @@
     clippy::unwrap_used
 )]
 
+mod answer;
 mod fib;
 mod kernel;
 mod linear;
@@ -29,11 +30,14 @@ use crate::kernel::AtHook;
 
 /// A packet program: the way that it decides.
 trait Program: AtHook {
+    /// For a packet with ports.
     fn decide<E: Env>(env: &mut E, scratch: &mut Scratch) -> Action;
+    /// For one without, where clients' packets enter; elsewhere nothing.
+    const DECIDES_PORTLESS: bool;
 }
 
 macro_rules! program {
-    ($name:ident, $hook:ident, $decide:path) => {
+    ($name:ident, $hook:ident, $decide:path, portless: $portless:literal) => {
         struct $name;
         impl AtHook for $name {
             const HOOK: Hook = Hook::$hook;
@@ -43,16 +47,17 @@ macro_rules! program {
             fn decide<E: Env>(env: &mut E, scratch: &mut Scratch) -> Action {
                 $decide(env, scratch)
             }
+            const DECIDES_PORTLESS: bool = $portless;
         }
     };
 }
 
-program!(Xdp, Xdp, hooks::xdp);
-program!(WireIngress, WireIngress, hooks::wire_ingress);
-program!(TunnelIngress, WireIngress, hooks::tunnel_ingress);
-program!(WireEgress, WireEgress, hooks::wire_egress);
-program!(PodIngress, PodIngress, hooks::pod_ingress);
-program!(PodEgress, PodEgress, hooks::pod_egress);
+program!(Xdp, Xdp, hooks::xdp, portless: false);
+program!(WireIngress, WireIngress, hooks::wire_ingress, portless: true);
+program!(TunnelIngress, WireIngress, hooks::tunnel_ingress, portless: false);
+program!(WireEgress, WireEgress, hooks::wire_egress, portless: false);
+program!(PodIngress, PodIngress, hooks::pod_ingress, portless: true);
+program!(PodEgress, PodEgress, hooks::pod_egress, portless: false);
 
 #[xdp]
 fn lb_xdp(ctx: XdpContext) -> u32 {

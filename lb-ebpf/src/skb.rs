@@ -12,14 +12,14 @@ use bytemuck::Pod;
 use lb_common::{
     Addr, Hop,
     counter::Outcome,
-    packet::{Family, Offsets, Packet, Parsed, V4, V6, ethertype, parse},
-    path::{Action, Device, Route, Scratch, Tables as _},
-    rewrite::{self, L4Checksum, PacketMut},
+    packet::{Family, Offsets, Packet, Parsed, V4, V6, ethertype, parse, parse_portless},
+    path::{Action, Device, Route, Scratch, Tables as _, hooks},
+    rewrite::{self, Checksummed, L4Checksum, PacketMut},
     wire::ethernet,
 };
 
 use crate::{
-    Program,
+    Program, answer,
     fib::{self, Answer},
     kernel::Run,
     linear::{self, Linear},
@@ -108,7 +108,9 @@ impl PacketMut for Skb {
     fn store<T: Pod>(&mut self, offset: usize, value: &T) -> Option<()> {
         linear::store(self, offset, value)
     }
+}
 
+impl Checksummed for Skb {
     /// The checksum may be left to the device (`CHECKSUM_PARTIAL`), or the device's own sum may
     /// be kept beside the packet (`CHECKSUM_COMPLETE`): the helper knows.
     #[inline(always)]
@@ -187,14 +189,48 @@ pub(crate) fn run<P: Program>(skb: *mut __sk_buff) -> i32 {
 #[inline(always)]
 fn family<F: Family, P: Program>(run: &mut Run<Skb, P>) -> i32 {
     let Some((parsed, offsets)) = parse::<F, _>(&run.ctx) else {
-        return NEXT;
+        return if P::DECIDES_PORTLESS {
+            portless::<F, P>(run.ctx.skb)
+        } else {
+            NEXT
+        };
     };
     run.count(Outcome::Seen);
     let Some(scratch) = scratch() else {
         return NEXT;
     };
     scratch.parsed = parsed;
-    match P::decide(run, scratch) {
+    let action = P::decide(run, scratch);
+    act::<F, P>(run, scratch, offsets, action)
+}
+
+/// A packet without ports. Out of line, with a stack of its own.
+#[inline(never)]
+fn portless<F: Family, P: Program>(skb: *mut __sk_buff) -> i32 {
+    let run = &mut Run::<Skb, P>::new(Skb { skb });
+    let Some((parsed, offsets)) = parse_portless::<F, _>(&run.ctx) else {
+        return NEXT;
+    };
+    let Some(scratch) = scratch() else {
+        return NEXT;
+    };
+    scratch.parsed = parsed;
+    match hooks::portless(run, scratch) {
+        Action::Drop(outcome) => drop(run, outcome),
+        Action::Reject => reject::<F, P>(run, scratch, offsets),
+        Action::Echo => echo::<F, P>(run, scratch, offsets),
+        _ => NEXT,
+    }
+}
+
+#[inline(always)]
+fn act<F: Family, P: Program>(
+    run: &mut Run<Skb, P>,
+    scratch: &mut Scratch,
+    offsets: Offsets,
+    action: Action,
+) -> i32 {
+    match action {
         Action::Pass => NEXT,
         // There is no later hook, and the stack must not answer for the Service.
         Action::Defer => drop(run, Outcome::Unroutable),
@@ -203,6 +239,8 @@ fn family<F: Family, P: Program>(run: &mut Run<Skb, P>) -> i32 {
         Action::ToClient => on::<F, P>(run, scratch, offsets, Action::ToClient, Outcome::Replied),
         Action::Out => out::<F, P>(run, scratch, offsets),
         Action::Bounce => bounce::<F, P>(run, scratch, offsets),
+        Action::Reject => reject::<F, P>(run, scratch, offsets),
+        Action::Echo => echo::<F, P>(run, scratch, offsets),
     }
 }
 
@@ -253,6 +291,38 @@ fn bounce<F: Family, P: Program>(
         return drop(run, Outcome::NotWritable);
     }
     run.count(Outcome::Redirected);
+    back(run)
+}
+
+/// Sends the packet out of the device that it came in by.
+#[inline(always)]
+fn back<P: Program>(run: &Run<Skb, P>) -> i32 {
     // SAFETY: takes an interface index and flags by value.
     unsafe { bpf_redirect(run.ctx.ifindex(), 0) as i32 }
+}
+
+/// Tells the sender that nobody serves what it dials.
+#[inline(always)]
+fn reject<F: Family, P: Program>(
+    run: &mut Run<Skb, P>,
+    scratch: &mut Scratch,
+    offsets: Offsets,
+) -> i32 {
+    run.count(Outcome::Rejected);
+    if answer::reject::<F>(run.ctx.skb, scratch, offsets) {
+        back(run)
+    } else {
+        DROP
+    }
+}
+
+/// Answers an ICMP echo request.
+#[inline(always)]
+fn echo<F: Family, P: Program>(run: &mut Run<Skb, P>, scratch: &Scratch, offsets: Offsets) -> i32 {
+    if answer::echo::<F>(run.ctx.skb, &scratch.parsed, offsets) {
+        run.count(Outcome::Echoed);
+        back(run)
+    } else {
+        drop(run, Outcome::NotWritable)
+    }
 }

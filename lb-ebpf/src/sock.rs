@@ -27,6 +27,7 @@ const PROCEED: i32 = 1;
 /// The call fails.
 const FAIL: i32 = 0;
 const ECONNREFUSED: i32 = 111;
+const EHOSTUNREACH: i32 = 113;
 
 /// The family of a call's address.
 pub(crate) trait SockFamily {
@@ -161,13 +162,18 @@ pub(crate) fn outbound<F: SockFamily>(ctx: *mut bpf_sock_addr) -> i32 {
             run.count(Outcome::ToStack);
             PROCEED
         }
-        Call::Refuse => {
-            run.count(Outcome::NoBackend);
-            // SAFETY: takes an error number by value.
-            let _ = unsafe { bpf_set_retval(-ECONNREFUSED) };
-            FAIL
-        }
+        Call::Refuse => fail(&run, Outcome::Rejected, ECONNREFUSED),
+        Call::Unreachable => fail(&run, Outcome::NoBackend, EHOSTUNREACH),
     }
+}
+
+/// Lets the call fail with an error number.
+#[inline(always)]
+fn fail(run: &Run<Socket, Calls>, outcome: Outcome, errno: i32) -> i32 {
+    run.count(outcome);
+    // SAFETY: takes an error number by value.
+    let _ = unsafe { bpf_set_retval(-errno) };
+    FAIL
 }
 
 /// A process is told its peer's address.

@@ -12,7 +12,7 @@ use lb_common::{
     counter::Outcome,
     packet::{Family, Offsets, Packet, Parsed, V4, V6, ethertype, parse},
     path::{Action, Device, Route, Scratch, Tables as _},
-    rewrite::{self, L4Checksum, PacketMut},
+    rewrite::{self, Checksummed, L4Checksum, PacketMut},
     wire::ethernet,
 };
 
@@ -70,7 +70,9 @@ impl PacketMut for Xdp {
     fn store<T: Pod>(&mut self, offset: usize, value: &T) -> Option<()> {
         linear::store(self, offset, value)
     }
+}
 
+impl Checksummed for Xdp {
     #[inline(always)]
     fn update_l4_checksum(&mut self, update: L4Checksum) -> Option<()> {
         let field = self.read(update.offset)?;
@@ -128,8 +130,10 @@ fn family<F: Family, P: Program>(run: &mut Run<Xdp, P>) -> u32 {
     scratch.parsed = parsed;
     match P::decide(run, scratch) {
         Action::Pass => xdp_action::XDP_PASS,
-        // A pod's packets, and replies to them, never meet XDP.
-        Action::Defer | Action::Bounce | Action::ToClient => defer(run),
+        // Answers are tc's business; a pod's packets, and replies to them, never meet XDP.
+        Action::Defer | Action::Reject | Action::Echo | Action::Bounce | Action::ToClient => {
+            defer(run)
+        }
         Action::Drop(outcome) => drop(run, outcome),
         Action::ToBackend => to_stack::<F, P>(run, scratch, offsets),
         Action::Out => out::<F, P>(run, scratch, offsets),

@@ -7,7 +7,7 @@
 use bytemuck::Zeroable;
 
 use super::{
-    Action, Env, Route, Scratch,
+    Action, Env, Route, Scratch, choose,
     open::{Opened, open},
 };
 use crate::{
@@ -15,6 +15,7 @@ use crate::{
     backend::Backend,
     counter::Outcome,
     flow::{Direction, edge},
+    frontend::flags,
     hash, protocol,
     rewrite::Endpoint,
     select,
@@ -109,13 +110,19 @@ impl Found {
 #[inline(always)]
 pub fn forward<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> Option<Action> {
     let tuple = &scratch.parsed.tuple;
-    if tuple.dst.is_loopback() {
-        // Localhost NodePorts are for sockets of the node, never for packets.
-        return None;
+    if tuple.dst.is_loopback() || site == Site::Wire && tuple.src.is_loopback() {
+        // Localhost NodePorts are for sockets of the node, never for packets (item 22).
+        return match site {
+            Site::Pod(_) => None,
+            Site::Wire => Some(Action::Drop(Outcome::Martian)),
+        };
     }
     scratch.frontend_key = tuple.frontend();
     scratch.hash = tuple.hash(env.config().seed);
     let frontend = env.frontend(&scratch.frontend_key)?;
+    scratch.service = frontend.service;
+    scratch.flags = frontend.flags;
+    scratch.affinity_timeout_s = frontend.affinity_timeout_s;
     scratch.extent = site.extent(&frontend);
     scratch.now = env.now();
     if scratch.extent.is_empty() {
@@ -124,6 +131,9 @@ pub fn forward<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> Option
     match slot(env, &frontend, scratch.extent, scratch.hash) {
         Some(slot) => scratch.slot = slot,
         None => return Some(Action::Drop(Outcome::TornTable)),
+    }
+    if frontend.affinity_timeout_s != 0 {
+        choose::prefer(env, scratch, site);
     }
     Some(serve(env, scratch, site))
 }
@@ -136,9 +146,16 @@ fn serve_no_more<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> Acti
         previous: BackendRef::NONE,
     };
     if recall(env, scratch, site) {
-        send(env, scratch)
-    } else {
+        return send(env, scratch);
+    }
+    if !choose::may_begin(env, scratch) {
+        return Action::Drop(Outcome::NotAllowed);
+    }
+    // A policy that finds nobody here drops; a Service without anybody rejects (items 41, 42).
+    if scratch.flags & flags::HAS_ENDPOINTS != 0 {
         Action::Drop(Outcome::NoBackend)
+    } else {
+        Action::Reject
     }
 }
 
@@ -164,11 +181,8 @@ fn serve<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> Action {
     }
     let found = find(env, scratch, site);
     if found.has(Found::OURS) {
-        if scratch.parsed.is_syn()
-            && !found.has(Found::OPENING)
-            && let Some(flow) = env.look_up(&scratch.key)
-        {
-            flow.reopen(scratch.now);
+        if scratch.parsed.is_syn() && !found.has(Found::OPENING) && !reopen(env, scratch) {
+            return Action::Drop(Outcome::NotAllowed);
         }
         renew_if_due(env, scratch, found);
         return send(env, scratch);
@@ -182,7 +196,21 @@ fn serve<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> Action {
         Opened::NoSnatPort => Action::Drop(Outcome::NoSnatPort),
         Opened::Unroutable => Action::Drop(Outcome::Unroutable),
         Opened::TornTable => Action::Drop(Outcome::TornTable),
+        Opened::NotAllowed => Action::Drop(Outcome::NotAllowed),
     }
+}
+
+/// A connection begins anew on the ports of one that there was. False if the client may not.
+#[inline(never)]
+fn reopen<E: Env>(env: &mut E, scratch: &mut Scratch) -> bool {
+    if !choose::may_begin(env, scratch) {
+        return false;
+    }
+    choose::bind(env, scratch);
+    if let Some(flow) = env.look_up(&scratch.key) {
+        flow.reopen(scratch.now);
+    }
+    true
 }
 
 /// Finds a flow whose backend is not what its slot says: the slot's previous owner, or the one
@@ -269,7 +297,8 @@ fn nat_of(backend: &Backend, tuple: &Tuple, site: Site) -> u32 {
 
 #[inline(always)]
 pub(super) fn source_port<E: Env>(env: &E, scratch: &Scratch, nat: u32, attempt: u32) -> u16 {
-    if nat == Nat::KEEP {
+    // SCTP's checksum covers its ports, and is no sum of differences: they stay.
+    if nat == Nat::KEEP || scratch.parsed.tuple.protocol == protocol::SCTP {
         scratch.parsed.tuple.src_port
     } else {
         let hash = moving_hash(scratch, attempt);

@@ -4,8 +4,13 @@ use super::{
     Action, Env, Scratch,
     forward::{Site, forward},
     reply::{forget, unhairpin, unmask, unsnat},
+    unserved,
 };
-use crate::flow::edge;
+use crate::{
+    flow::edge,
+    packet::{Icmp, Parsed},
+    protocol,
+};
 
 /// XDP on an uplink: what it leaves alone, [`wire_ingress`] decides.
 #[inline(always)]
@@ -22,7 +27,7 @@ pub fn wire_ingress<E: Env>(env: &mut E, scratch: &mut Scratch) -> Action {
         Some(action) => action,
         None => {
             forget(env, scratch, edge::WIRE_EGRESS);
-            Action::Pass
+            unserved::reject(env, scratch).unwrap_or(Action::Pass)
         }
     }
 }
@@ -43,7 +48,7 @@ pub fn wire_egress<E: Env>(env: &mut E, scratch: &mut Scratch) -> Action {
 #[inline(always)]
 pub fn pod_ingress<E: Env>(env: &mut E, scratch: &mut Scratch) -> Action {
     let ifindex = env.ifindex();
-    if env.config().is_snat_port(scratch.parsed.tuple.dst_port)
+    if may_be_snat_reply(env, &scratch.parsed)
         && let Some(action) = unhairpin(env, scratch, ifindex)
     {
         return action;
@@ -52,7 +57,7 @@ pub fn pod_ingress<E: Env>(env: &mut E, scratch: &mut Scratch) -> Action {
         Some(action) => action,
         None => {
             forget(env, scratch, ifindex);
-            Action::Pass
+            unserved::reject(env, scratch).unwrap_or(Action::Pass)
         }
     }
 }
@@ -63,12 +68,30 @@ pub fn pod_egress<E: Env>(env: &mut E, scratch: &mut Scratch) -> Action {
     unmask(env, scratch, env.ifindex()).unwrap_or(Action::Pass)
 }
 
-/// Only ports of the SNAT range can be replies to an SNAT address: all else costs no look-up.
+/// A packet without ports, at a hook where clients' packets enter.
+#[inline(always)]
+pub fn portless<E: Env>(env: &mut E, scratch: &mut Scratch) -> Action {
+    let action = match scratch.parsed.icmp() {
+        Some(Icmp::EchoRequest) => unserved::echo(env, scratch),
+        // An error, or an answer: whom it concerns is not known here, and nobody answers an error.
+        Some(Icmp::Other) => None,
+        None => unserved::reject(env, scratch),
+    };
+    action.unwrap_or(Action::Pass)
+}
+
 #[inline(always)]
 fn snat_reply<E: Env>(env: &mut E, scratch: &mut Scratch) -> Option<Action> {
-    if env.config().is_snat_port(scratch.parsed.tuple.dst_port) {
+    if may_be_snat_reply(env, &scratch.parsed) {
         unsnat(env, scratch)
     } else {
         None
     }
+}
+
+/// Only ports of the SNAT range, and of SCTP, whose ports stay as they are, can be replies to an
+/// SNAT address: all else costs no look-up.
+#[inline(always)]
+fn may_be_snat_reply<E: Env>(env: &E, parsed: &Parsed) -> bool {
+    env.config().is_snat_port(parsed.tuple.dst_port) || parsed.tuple.protocol == protocol::SCTP
 }

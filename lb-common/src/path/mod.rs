@@ -3,17 +3,20 @@
 //! The functions are generic over [`Env`]: in the kernel it is the maps and the device of one
 //! program run, on the host whatever a test makes it.
 
+mod choose;
 pub mod forward;
 pub mod hooks;
 mod open;
 pub mod reply;
 pub mod sockets;
+pub mod unserved;
 
 use bytemuck::Zeroable;
 
 use crate::{
-    Addr, Backend, DatapathConfig, Extent, Flow, FlowKey, Frontend, FrontendKey, Hop, Interface,
-    Pin, PinKey, Slot,
+    Addr, Affinity, AffinityKey, Backend, DatapathConfig, Extent, Flow, FlowKey, Frontend,
+    FrontendKey, Hop, Interface, Pin, PinKey, Slot, SourceRange, Vip,
+    answer::Quote,
     counter::Outcome,
     flow::Now,
     packet::Parsed,
@@ -39,6 +42,18 @@ pub trait Tables {
     fn pin(&self, key: &PinKey) -> Option<Pin>;
     /// Inserts or replaces an element of `PINS`. Best effort: the map forgets the oldest.
     fn insert_pin(&self, key: &PinKey, pin: &Pin);
+    /// An element of `AFFINITY`.
+    fn affinity(&self, key: &AffinityKey) -> Option<Affinity>;
+    /// Inserts or replaces an element of `AFFINITY`. Best effort: the map forgets the oldest.
+    fn insert_affinity(&self, key: &AffinityKey, affinity: &Affinity);
+    /// Whether a network of `SOURCE_RANGES` contains a client.
+    fn is_in_source_ranges(&self, key: &SourceRange) -> bool;
+    /// An element of `VIPS`.
+    fn vip(&self, addr: &Addr) -> Option<Vip>;
+    /// [`ServiceNets::flags_of`](crate::ServiceNets::flags_of) the networks in `SERVICE_NETS`.
+    fn service_net(&self, addr: Addr) -> u32;
+    /// A number by chance.
+    fn random(&self) -> u32;
     /// Counts an outcome of this hook.
     fn count(&self, outcome: Outcome);
 }
@@ -93,6 +108,10 @@ pub enum Action {
     Defer,
     /// It is dropped.
     Drop(Outcome),
+    /// Its sender is told that nobody serves it: [`answer::reject`](crate::answer::reject).
+    Reject,
+    /// It is an ICMP echo request, which is answered: [`answer::echo`](crate::answer::echo).
+    Echo,
     /// Its destination becomes [`Scratch::dst`], and it goes on its way through the stack.
     ToBackend,
     /// Its source becomes [`Scratch::src`], and it goes on its way.
@@ -114,7 +133,7 @@ impl Action {
             Self::Out | Self::Bounce => (Some(src), Some(dst)),
             Self::ToBackend => (None, Some(dst)),
             Self::ToClient => (Some(src), None),
-            Self::Pass | Self::Defer | Self::Drop(_) => (None, None),
+            Self::Pass | Self::Defer | Self::Drop(_) | Self::Reject | Self::Echo => (None, None),
         };
         Rewrite {
             src,
@@ -138,6 +157,12 @@ pub struct Scratch {
     pub hash: u32,
     /// When it came.
     pub now: Now,
+    /// The Service port that it dials.
+    pub service: u32,
+    /// Bits of [`crate::frontend::flags`].
+    pub flags: u32,
+    /// Session affinity of the Service port in seconds; 0 is off.
+    pub affinity_timeout_s: u32,
     /// The table that it is looked up in.
     pub extent: Extent,
     /// What it finds there.
@@ -166,4 +191,12 @@ pub struct Scratch {
     pub flow: Flow,
     /// A pin that is being inserted.
     pub pin: Pin,
+    /// Key of the client's affinity.
+    pub affinity_key: AffinityKey,
+    /// A client in question.
+    pub client: SourceRange,
+    /// The client's affinity.
+    pub affinity: Affinity,
+    /// What an answer quotes.
+    pub quote: Quote,
 }

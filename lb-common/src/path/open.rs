@@ -1,10 +1,10 @@
 //! The first packet of a flow.
 
 use super::{
-    Env, Route, Scratch,
+    Env, Route, Scratch, choose,
     forward::{Found, Nat, Site, moving_hash, pin, set_key, set_leg, source_port},
 };
-use crate::{Addr, Hop, counter::Outcome, select};
+use crate::{Addr, Hop, counter::Outcome, frontend::flags, protocol, select};
 
 /// How the first packet of a flow goes on. `leg`, `snat` and `hop` of the scratch memory are set
 /// if it is to be sent.
@@ -16,13 +16,23 @@ pub(super) enum Opened {
     NoSnatPort,
     Unroutable,
     TornTable,
+    NotAllowed,
 }
 
 /// Opens a flow with the slot's owner, or with another backend or port if its reply could not be
 /// told from another connection's. `found` says what stands where its record would be.
 #[inline(never)]
 pub(super) fn open<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site, found: Found) -> Opened {
-    if !set_leg(env, scratch, site, scratch.slot.current) {
+    if !choose::may_begin(env, scratch) {
+        return Opened::NotAllowed;
+    }
+    let by_chance = scratch.flags & flags::RANDOM != 0 && scratch.affinity_timeout_s == 0;
+    let first = if by_chance {
+        choose::any(env, scratch)
+    } else {
+        scratch.slot.current
+    };
+    if !set_leg(env, scratch, site, first) {
         return Opened::TornTable;
     }
     match way_out(env, scratch) {
@@ -39,9 +49,11 @@ pub(super) fn open<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site, found
     } = scratch;
     flow.begin(&parsed.tuple, parsed.tcp_flags, snat, hop, *now);
     scratch.nat = scratch.leg.nat;
-    scratch.is_stale = u32::from(found == Found::STALE);
-    for attempt in u32::from(found == Found::TAKEN)..select::PROBES {
+    // Of a record of another backend nothing is known yet.
+    scratch.is_stale = u32::from(by_chance || found == Found::STALE);
+    for attempt in u32::from(!by_chance && found == Found::TAKEN)..select::PROBES {
         if insert(env, scratch, site, attempt) {
+            choose::bind(env, scratch);
             env.count(Outcome::NewFlow);
             return Opened::Send;
         }
@@ -57,7 +69,8 @@ fn insert<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site, attempt: u32) 
         return false;
     }
     scratch.flow.backend = scratch.leg.reference;
-    scratch.flow.pinned = u8::from(attempt != 0);
+    let is_pinned = attempt != 0 || choose::needs_pin(scratch);
+    scratch.flow.pinned = u8::from(is_pinned);
     set_key(scratch, site);
     if (attempt != 0 || scratch.is_stale != 0) && is_stale(env, scratch) {
         env.remove(&scratch.key);
@@ -65,7 +78,7 @@ fn insert<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site, attempt: u32) 
     if !env.insert_if_absent(&scratch.key, &scratch.flow) {
         return false;
     }
-    if attempt != 0 {
+    if is_pinned {
         pin(env, scratch);
     }
     true
@@ -111,6 +124,9 @@ fn way_out<E: Env>(env: &E, scratch: &mut Scratch) -> Opened {
 #[inline(always)]
 fn alternative<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site, attempt: u32) -> bool {
     if scratch.nat != Nat::KEEP {
+        if scratch.parsed.tuple.protocol == protocol::SCTP {
+            return false;
+        }
         scratch.leg.source_port = source_port(env, scratch, scratch.nat, attempt);
         return true;
     }

@@ -1,8 +1,10 @@
 //! Sockets of the node's processes: translated once, when they connect or send.
 
-use super::{Tables, forward::slot};
+use super::{Tables, choose, forward::slot, unserved};
 use crate::{
-    Addr, FrontendKey, Protocol, hash,
+    Addr, Affinity, AffinityKey, Backend, Frontend, FrontendKey, Protocol,
+    frontend::flags,
+    hash,
     rewrite::Endpoint,
     socket::{SocketKey, SocketPeer},
 };
@@ -27,6 +29,8 @@ pub enum Call {
     To(Endpoint),
     /// It fails as if nobody listened.
     Refuse,
+    /// It fails as if there was no way: what would drop a packet tells a process at once.
+    Unreachable,
 }
 
 /// A value that lies on the stack. These calls run in their process's context: another one, or a
@@ -40,24 +44,21 @@ struct OnStack<T>(T);
 pub fn outbound<E: Tables + Sockets>(env: &E, dst: Endpoint, protocol: Protocol) -> Call {
     let key = OnStack(FrontendKey::new(dst.addr, dst.port, protocol));
     let Some(frontend) = env.frontend(&key.0) else {
-        return Call::Pass;
+        return unserved(env, dst.addr);
     };
-    let extent = frontend.inside;
-    if extent.is_empty() {
-        return Call::Refuse;
+    if frontend.flags & flags::NODE_DENIED != 0 {
+        return Call::Unreachable;
+    }
+    if frontend.inside.is_empty() {
+        return if frontend.flags & flags::HAS_ENDPOINTS != 0 {
+            Call::Unreachable
+        } else {
+            Call::Refuse
+        };
     }
     let cookie = env.cookie();
-    let backend = slot(
-        env,
-        &frontend,
-        extent,
-        hash_of(cookie, dst, env.config().seed),
-    )
-    .and_then(|slot| {
-        env.backend(slot.current.index())
-            .filter(|b| b.is(slot.current))
-    });
-    let Some(backend) = backend else {
+    let hash = hash_of(cookie, dst, env.config().seed);
+    let Some(backend) = backend(env, &frontend, hash) else {
         return Call::Refuse;
     };
     let key = OnStack(SocketKey {
@@ -81,6 +82,56 @@ pub fn outbound<E: Tables + Sockets>(env: &E, dst: Endpoint, protocol: Protocol)
         addr: backend.addr,
         port: backend.port,
     })
+}
+
+/// A process dials what no frontend is there for.
+#[inline(always)]
+fn unserved<E: Tables>(env: &E, addr: Addr) -> Call {
+    let addr = OnStack(addr);
+    match unserved::answer(env, &addr.0) {
+        unserved::Answer::None => Call::Pass,
+        unserved::Answer::Refused => Call::Refuse,
+        unserved::Answer::Unreachable => Call::Unreachable,
+    }
+}
+
+/// Who serves a process: whom the node has affinity to, else the slot's owner.
+#[inline(always)]
+fn backend<E: Tables>(env: &E, frontend: &Frontend, hash: u32) -> Option<Backend> {
+    let owner = slot(env, frontend, frontend.inside, hash)?.current;
+    if frontend.affinity_timeout_s == 0 {
+        return env
+            .backend(owner.index())
+            .filter(|backend| backend.is(owner));
+    }
+    let key = OnStack(AffinityKey {
+        client: Addr::unspecified(),
+        service: frontend.service,
+    });
+    let now = env.now();
+    let known = env.affinity(&key.0);
+    let bound = known.and_then(|affinity| {
+        let backend = env.backend(affinity.backend.index())?;
+        choose::binds(&affinity, &backend, frontend, now).then_some((affinity.backend, backend))
+    });
+    let (reference, backend) = match bound {
+        Some(bound) => bound,
+        None => (
+            owner,
+            env.backend(owner.index())
+                .filter(|backend| backend.is(owner))?,
+        ),
+    };
+    let affinity = OnStack(Affinity {
+        used_tick: now.tick,
+        backend: reference,
+        pad: 0,
+    });
+    // Datagrams come one after the other: one write a tick is enough.
+    if known != Some(affinity.0) {
+        env.insert_affinity(&key.0, &affinity.0);
+    }
+    Some(backend)
 }
 
 /// A process asks, or is told, who its peer is: the frontend that it dialled.

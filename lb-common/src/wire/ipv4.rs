@@ -46,7 +46,10 @@ pub mod field {
 const FRAGMENT_MASK: u16 = 0x3fff;
 
 /// "Do not fragment" (RFC 791, 3.1).
-const DONT_FRAGMENT: u16 = 0x4000;
+pub const DONT_FRAGMENT: u16 = 0x4000;
+
+/// Version 4, and a header without options.
+pub const VERSION_IHL: u8 = 0x45;
 
 impl Ipv4Header {
     /// Whether a router may cut this packet into pieces.

@@ -36,3 +36,11 @@ pub mod field {
     /// Destination address.
     pub const DST: usize = 24;
 }
+
+/// Whether this is the number of an extension header, behind which another one follows
+/// (RFC 8200, section 4): hop-by-hop and destination options, routing, fragment, authentication.
+#[inline(always)]
+#[must_use]
+pub fn is_extension(next_header: u8) -> bool {
+    matches!(next_header, 0 | 43 | 44 | 51 | 60)
+}

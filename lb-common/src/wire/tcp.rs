@@ -28,6 +28,9 @@ pub mod field {
     pub const CHECKSUM: usize = 16;
 }
 
+/// The header length of a header without options, as the byte that holds it, reserved bits clear.
+pub const NO_OPTIONS: u8 = 5 << 4;
+
 /// Length of the header without options, in bytes.
 pub const HEADER_LEN: usize = 20;
 

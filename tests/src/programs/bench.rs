@@ -23,7 +23,7 @@ use lb_common::{
 };
 use nix::mount::{MntFlags, umount2};
 
-use super::{Family, Packet, Service, devices::Devices, model, packet::ends, store::Store};
+use super::{Answer, Family, Packet, Service, devices::Devices, model, packet::ends, store::Store};
 use crate::lab::{Netns, preflight};
 
 /// What XDP leaves in front of a packet that tc on the same device is to leave alone.
@@ -140,6 +140,13 @@ impl Run {
     #[must_use]
     pub fn ends(&self) -> [SocketAddr; 2] {
         ends(&self.frame)
+    }
+
+    /// What the frame answers to a client.
+    #[must_use]
+    #[track_caller]
+    pub fn answer(&self) -> Answer {
+        Answer::read(&self.frame)
     }
 }
 

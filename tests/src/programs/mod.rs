@@ -5,6 +5,7 @@
 //! as the agent fills them: from a model, by its own reconciler.
 
 mod addresses;
+mod answer;
 mod bench;
 mod case;
 mod devices;
@@ -13,6 +14,7 @@ mod service;
 mod store;
 
 pub use addresses::Family;
+pub use answer::Answer;
 pub use bench::{Bench, Program, Run, Verdict, on_bench, specs};
 pub use case::{Case, each_case, each_case_on_the_wire};
 pub use devices::{GATEWAY_MAC, NODE2_MAC, UPLINK_MAC};

@@ -2,11 +2,11 @@
 
 use lb_common::{
     Hop,
-    counter::Outcome::{Deferred, NewFlow, NoBackend, Redirected, Replied, ToStack, Unroutable},
+    counter::Outcome::{Deferred, NewFlow, Redirected, Rejected, Replied, ToStack, Unroutable},
     wire::tcp::{ACK, FIN},
 };
 use lb_tests::programs::{
-    Bench, Case, Family, GATEWAY_MAC, NODE2_MAC, Packet, Pod, Program, Service, Transport,
+    Answer, Bench, Case, Family, GATEWAY_MAC, NODE2_MAC, Packet, Pod, Program, Service, Transport,
     UPLINK_MAC, Verdict, each_case, each_case_on_the_wire, on_bench,
 };
 
@@ -353,17 +353,20 @@ fn backend_that_cannot_be_reached_costs_the_packet() {
 }
 
 #[test]
-fn service_without_backends_drops() {
+fn s41_service_without_endpoints_answers_that_nobody_listens() {
     each_case(|bench, case| {
         bench.serve(&[Service::new(1, [])]);
+        let packet = case.opening(case.client(OTHER_PORT), case.node_port(1));
+        bench.check(Program::Xdp, &packet, Verdict::Next, &packet, &[Deferred]);
         for (program, dst) in [
-            (Program::Xdp, case.node_port(1)),
             (Program::WireIngress, case.node_port(1)),
             (Program::PodIngress, case.node_port(1)),
             (Program::PodIngress, case.vip(1)),
         ] {
-            let packet = case.opening(case.client(OTHER_PORT), dst);
-            bench.check(program, &packet, Verdict::Drop, &packet, &[NoBackend]);
+            let client = case.client(OTHER_PORT);
+            let packet = case.opening(client, dst);
+            let run = bench.run_checked(program, &packet, Verdict::Out, &[Rejected]);
+            assert_eq!(run.answer(), Answer::refusal(case, client, dst));
         }
     });
 }
