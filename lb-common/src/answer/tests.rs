@@ -286,7 +286,7 @@ proptest! {
             }
             TransportSlice::Icmpv6(icmp) => {
                 let reply = Icmpv6Type::EchoReply(expected);
-                prop_assert_eq!(icmp.icmp_type(), reply.clone());
+                prop_assert_eq!(icmp.icmp_type(), reply);
                 let computed =
                     Icmpv6Header::with_checksum(reply, [2; 16], [1; 16], &payload).unwrap();
                 prop_assert_eq!(icmp.checksum(), computed.checksum);
