@@ -83,7 +83,13 @@ impl Node {
     /// Its addresses in both families, IPv4 first.
     #[must_use]
     pub fn addresses(&self) -> [IpAddr; 2] {
-        [self.ipv4().into(), self.ipv6().into()]
+        plan::node(self.number).addresses()
+    }
+
+    /// Its addresses towards its own pods, IPv4 first.
+    #[must_use]
+    pub fn pod_gateway(&self) -> [IpAddr; 2] {
+        plan::pod_gateway(self.number).addresses()
     }
 
     /// The addresses of its pods.

@@ -2,4 +2,5 @@
 
 mod lifecycle;
 mod scene;
+mod semantics;
 mod walks;

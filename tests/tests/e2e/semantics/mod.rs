@@ -1,0 +1,6 @@
+//! What Services mean (SEMANTICS.md), item by item, with real sockets and real packets.
+
+mod nothing;
+mod ranges;
+mod source;
+mod world;

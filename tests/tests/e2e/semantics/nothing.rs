@@ -1,0 +1,170 @@
+//! Nothing to send to (F), and ICMP for addresses of Services.
+
+use std::net::IpAddr;
+
+use lb_common::counter::{Hook, Outcome};
+use lb_tests::lab::{Cluster, Place as _, Pod, Site};
+use lb_tests::tool::Protocol;
+use serde_json::{Value, json};
+
+use super::world::{Ask, Endpoint, Heard, Kind, Service, World, check_all};
+
+/// Everybody who may ask: a pod, a process of the node, and somebody outside.
+fn everybody<'a>(world: &'a World, pod: &'a Pod) -> [&'a Site; 3] {
+    let node = world.cluster.node(0);
+    [pod.site(), node.site(), world.cluster.client().site()]
+}
+
+/// Requests of a client over each protocol, all of which end alike.
+fn over_all<'a>(
+    client: &'a Site,
+    to: (IpAddr, u16),
+    heard: &Heard,
+    what: &str,
+) -> [(Ask<'a>, Heard, String); 2] {
+    Protocol::ALL.map(|protocol| {
+        let ask = Ask::new(client, protocol, to.into());
+        (ask, heard.clone(), what.to_owned())
+    })
+}
+
+#[test]
+fn s41_s43_a_service_without_endpoints_refuses_everybody_at_once() {
+    for flags in [&[][..], &["--xdp", "off"]] {
+        let cluster = Cluster::builder().nodes(1).host_tx_offload(false);
+        let mut world = World::new(cluster, &[], flags);
+        let pod = world.cluster.pod("client-pod", 0).expect("a pod");
+        let service = Service::new(1, []);
+        world.serve(&[&service]);
+        let mut expected = Vec::new();
+        for to in Kind::ALL
+            .map(|kind| service.dialled(&world, kind, 0))
+            .concat()
+        {
+            for client in everybody(&world, &pod) {
+                let what = format!("{flags:?}");
+                expected.extend(over_all(
+                    client,
+                    (to.ip(), to.port()),
+                    &Heard::Refused,
+                    &what,
+                ));
+            }
+        }
+        check_all(&expected);
+    }
+}
+
+#[test]
+fn s41_endpoints_that_are_not_ready_are_none() {
+    let mut world = World::new(Cluster::builder().nodes(1), &[0], &[]);
+    let pod = world.cluster.pod("client-pod", 0).expect("a pod");
+    let service = Service::new(1, []).endpoints(vec![Endpoint::not_ready(0)]);
+    world.serve(&[&service]);
+    for to in service.dialled(&world, Kind::ClusterIp, 0) {
+        for client in everybody(&world, &pod) {
+            let heard = Ask::new(client, Protocol::Tcp, to).hear();
+            assert_eq!(heard, Heard::Refused, "{}", client.name());
+        }
+    }
+}
+
+#[test]
+fn s42_a_policy_that_leaves_nobody_here_drops_and_binds_only_its_own_class() {
+    let mut world = World::new(Cluster::builder().nodes(2), &[1], &[]);
+    let service = Service::new(1, [0]).with(json!({"externalTrafficPolicy": "Local"}));
+    world.serve(&[&service]);
+    let client = world.cluster.client().site();
+    let kinds = [Kind::NodePort, Kind::LoadBalancer, Kind::ExternalIp];
+    let mut expected = Vec::new();
+    for to in kinds.map(|kind| service.dialled(&world, kind, 0)).concat() {
+        let what = "no endpoint here";
+        expected.extend(over_all(
+            client,
+            (to.ip(), to.port()),
+            &Heard::Silence,
+            what,
+        ));
+    }
+    for to in service.dialled(&world, Kind::ClusterIp, 0) {
+        let heard = Heard::answered(world.names([0]));
+        let what = "the cluster address is not bound";
+        expected.extend(over_all(client, (to.ip(), to.port()), &heard, what));
+    }
+    check_all(&expected);
+}
+
+/// The two networks of cluster addresses, as the API server tells of them.
+fn service_cidr() -> Value {
+    json!({"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR",
+        "metadata": {"name": "kubernetes"},
+        "spec": {"cidrs": ["10.96.0.0/16", "fd00:10:96::/64"]}})
+}
+
+#[test]
+fn s44_a_port_that_nobody_has_is_refused_and_an_address_that_nobody_has_leads_nowhere() {
+    let mut world = World::new(Cluster::builder().nodes(1), &[0], &[]);
+    let pod = world.cluster.pod("client-pod", 0).expect("a pod");
+    let service = Service::new(1, [0]);
+    for is_known in [false, true] {
+        world.fixed = if is_known {
+            vec![service_cidr()]
+        } else {
+            Vec::new()
+        };
+        world.serve(&[&service]);
+        let mut expected = Vec::new();
+        for client in everybody(&world, &pod) {
+            for addr in service.addresses(Kind::ClusterIp) {
+                expected.extend(over_all(
+                    client,
+                    (addr, 81),
+                    &Heard::Refused,
+                    "no such port",
+                ));
+            }
+            let is_process = client.name() == world.cluster.node(0).name();
+            let nowhere = if is_process {
+                Heard::Unreachable
+            } else {
+                Heard::Silence
+            };
+            let nobodys = Service::new(99, []).addresses(Kind::ClusterIp);
+            for addr in nobodys.into_iter().filter(|_| is_known) {
+                expected.extend(over_all(client, (addr, 80), &nowhere, "nobody's address"));
+            }
+        }
+        check_all(&expected);
+        let dropped = [Hook::PodIngress, Hook::WireIngress].map(|hook| {
+            let count = world.agents[0].counter(hook, Outcome::Unallocated);
+            count.expect("counters") > 0
+        });
+        assert_eq!(dropped, [is_known; 2]);
+    }
+}
+
+fn pings(from: &Site, to: IpAddr) -> bool {
+    let family = if to.is_ipv4() { "-4" } else { "-6" };
+    let mut ping = from.command("ping").expect("a cgroup");
+    ping.args([family, "-n", "-c", "1", "-W", "1", "-s", "1200"]);
+    let output = ping.arg(to.to_string()).output().expect("ping");
+    output.status.success()
+}
+
+#[test]
+fn s29_an_address_of_a_service_answers_echo_requests_while_it_has_endpoints() {
+    let cluster = Cluster::builder().nodes(1).host_tx_offload(false);
+    let mut world = World::new(cluster, &[0], &[]);
+    let pod = world.cluster.pod("client-pod", 0).expect("a pod");
+    for (service, answers) in [(Service::new(1, [0]), true), (Service::new(1, []), false)] {
+        world.serve(&[&service]);
+        for kind in [Kind::ClusterIp, Kind::LoadBalancer, Kind::ExternalIp] {
+            for addr in service.addresses(kind) {
+                for client in [pod.site(), world.cluster.client().site()] {
+                    let name = client.name();
+                    assert_eq!(pings(client, addr), answers, "{name} pings {addr}");
+                }
+            }
+        }
+    }
+}
