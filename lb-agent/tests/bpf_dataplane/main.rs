@@ -18,7 +18,7 @@ use lb_agent::{
 };
 use lb_common::{
     DatapathConfig,
-    maps::{BACKENDS, FRONTENDS, INTERFACES, MapSpec, SLOTS, SPECS},
+    maps::{BACKENDS, FRONTENDS, INTERFACES, LAYOUT_VERSION, MapSpec, SLOTS, SPECS},
 };
 
 mod devices;
@@ -79,7 +79,7 @@ impl PinDir {
     }
 
     fn links(&self) -> PathBuf {
-        self.0.join("v1/links")
+        self.0.join(format!("v{LAYOUT_VERSION}/links"))
     }
 
     fn link(&self, name: &str) -> LinkIds {
