@@ -34,8 +34,8 @@ const RETRY: Duration = Duration::from_secs(1);
 /// What the agent is to do.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Name of this node; endpoints with this name are local.
-    pub node_name: String,
+    /// This node.
+    pub node: NodeOptions,
     /// Where Services come from.
     pub source: Source,
     /// Directory of the pins, on a BPF file system.
@@ -50,6 +50,15 @@ pub struct Options {
     pub overrides: Overrides,
     /// Capacities of the maps.
     pub capacities: Capacities,
+}
+
+/// What holds for this node.
+#[derive(Clone, Debug)]
+pub struct NodeOptions {
+    /// Its name; endpoints with this name are local.
+    pub name: String,
+    /// Whether source ranges hold for external addresses and NodePorts, too.
+    pub source_ranges_everywhere: bool,
 }
 
 /// Where Services come from.
@@ -144,14 +153,14 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<(),
     let (sender, snapshots) = source::channel();
     let source = start_source(&options, sender).await?;
     let mut agent = Agent {
-        node_name: options.node_name,
+        node: options.node,
         reconciler: Reconciler::new(dataplane, DatapathConfig::DEFAULT.seed)?,
         devices,
         snapshots,
         rejected: BTreeSet::new(),
         first: true,
     };
-    info!(node = agent.node_name, "the kernel programs are in place");
+    info!(node = agent.node.name, "the kernel programs are in place");
     tokio::select! {
         () = stop => {
             info!("stopping; the kernel programs go on serving");
@@ -192,21 +201,21 @@ async fn start_source(
     Ok(match &options.source {
         Source::Kubernetes(kubeconfig) => {
             let source =
-                kubernetes::Kubernetes::connect(kubeconfig.as_deref(), &options.node_name).await?;
+                kubernetes::Kubernetes::connect(kubeconfig.as_deref(), &options.node.name).await?;
             tokio::spawn(async move {
                 source.run(sender).await;
                 Ok(())
             })
         }
         Source::Manifests(path) => {
-            let source = manifest::Manifests::new(path, &options.node_name);
+            let source = manifest::Manifests::new(path, &options.node.name);
             tokio::spawn(source.run(sender))
         }
     })
 }
 
 struct Agent {
-    node_name: String,
+    node: NodeOptions,
     reconciler: Reconciler<BpfDataplane>,
     devices: watch::Receiver<Arc<interfaces::State>>,
     snapshots: source::Receiver,
@@ -259,7 +268,7 @@ impl Agent {
         let Some(snapshot) = snapshot else {
             return true;
         };
-        let node = node_view(&self.node_name, snapshot, devices);
+        let node = node_view(&self.node, snapshot, devices);
         let started = Instant::now();
         match self.reconciler.reconcile(&snapshot.model, &node, started) {
             Ok(outcome) => {
@@ -293,17 +302,20 @@ impl Agent {
 }
 
 /// This node by its own object, or where there is none, by its devices.
-fn node_view(name: &str, snapshot: &Snapshot, devices: &interfaces::State) -> NodeView {
+fn node_view(options: &NodeOptions, snapshot: &Snapshot, devices: &interfaces::State) -> NodeView {
     let internal_ips = snapshot.model.node.as_ref().map(|node| &node.internal_ips);
-    let node_port_addresses = match internal_ips {
+    let primary: BTreeSet<_> = match internal_ips {
         Some(ips) if !ips.is_empty() => ips.iter().copied().collect(),
         _ => devices.node_addresses.clone(),
     };
     NodeView {
-        name: name.to_owned(),
-        node_port_addresses,
+        name: options.name.clone(),
+        own_addresses: &primary | &devices.node_addresses,
+        local_addresses: devices.local_addresses.clone(),
+        node_port_addresses: primary,
         pod_networks: devices.pod_networks.clone(),
         localhost_node_ports: true,
+        source_ranges_everywhere: options.source_ranges_everywhere,
         interfaces: devices.interfaces(),
     }
 }

@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use lb_common::maps;
 
 use crate::{
-    agent::{Capacities, Options, Source},
+    agent::{Capacities, NodeOptions, Options, Source},
     dataplane::bpf::XdpMode,
     interfaces::Overrides,
 };
@@ -56,6 +56,10 @@ pub struct RunArgs {
     #[arg(long = "pod-interface", value_name = "PREFIX")]
     pod_interfaces: Vec<String>,
 
+    /// Where loadBalancerSourceRanges hold.
+    #[arg(long, value_enum, default_value_t)]
+    source_ranges: SourceRanges,
+
     /// Capacity for frontends: addresses and ports that clients dial.
     #[arg(long, value_name = "N", default_value_t = maps::FRONTENDS_MAX as u32)]
     frontends_max: u32,
@@ -97,6 +101,16 @@ enum Xdp {
     Off,
 }
 
+/// Where source ranges hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum SourceRanges {
+    /// At addresses of load balancers.
+    #[default]
+    Vip,
+    /// At external addresses and NodePorts, too.
+    External,
+}
+
 /// A command line that makes no sense on this machine.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -125,8 +139,11 @@ impl RunArgs {
             None => host_name()?,
         };
         Ok(Options {
-            // Kubernetes' node names are DNS names, in lower case.
-            node_name: node_name.to_lowercase(),
+            node: NodeOptions {
+                // Kubernetes' node names are DNS names, in lower case.
+                name: node_name.to_lowercase(),
+                source_ranges_everywhere: self.source_ranges == SourceRanges::External,
+            },
             source: match self.manifests {
                 Some(path) => Source::Manifests(path),
                 // Not clap's business: with manifests, the variable is no contradiction.
@@ -196,7 +213,14 @@ mod tests {
 
     #[test]
     fn node_names_are_lower_case() {
-        assert_eq!(options(&[]).node_name, "node1");
+        assert_eq!(options(&[]).node.name, "node1");
+    }
+
+    #[test]
+    fn s46_source_ranges_hold_for_load_balancers_unless_told_otherwise() {
+        assert!(!options(&[]).node.source_ranges_everywhere);
+        let everywhere = options(&["--source-ranges", "external"]);
+        assert!(everywhere.node.source_ranges_everywhere);
     }
 
     #[test]

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use lb_common::{Backend, Flow, FlowKey, Frontend, FrontendKey, Interface, Pin, PinKey, Slot};
+use lb_common::{Flow, FlowKey, Pin, PinKey, Slot, maps};
 
-use super::{Dataplane, Error, Observation, pin_of};
+use super::{Dataplane, Element, Error, Key, Observation, pin_of};
 
 /// Maps in memory.
 #[derive(Clone, Debug)]
@@ -29,6 +29,8 @@ impl Memory {
             maps: Observation {
                 frontends_max: frontends,
                 backends_max: backends,
+                vips_max: frontends,
+                source_ranges_max: frontends,
                 ..Observation::default()
             },
             slots: vec![Slot::default(); slots],
@@ -60,14 +62,52 @@ impl Memory {
 }
 
 impl Dataplane for Memory {
-    fn put_backend(&mut self, index: u32, backend: &Backend) -> Result<(), Error> {
-        self.step("BACKENDS", index)?;
-        self.maps.backends.insert(index, *backend);
+    fn put(&mut self, element: &Element) -> Result<(), Error> {
+        self.step(element.map(), element)?;
+        let maps = &mut self.maps;
+        match element {
+            Element::Backend(index, backend) => {
+                maps.backends.insert(*index, *backend);
+            }
+            Element::Frontend(key, frontend) => {
+                maps.frontends.insert(*key, *frontend);
+            }
+            Element::Interface(ifindex, interface) => {
+                maps.interfaces.insert(*ifindex, *interface);
+            }
+            Element::Vip(addr, vip) => {
+                maps.vips.insert(*addr, *vip);
+            }
+            Element::SourceRange(range) => {
+                maps.source_ranges.insert(*range);
+            }
+            Element::ServiceNets(nets) => maps.service_nets = **nets,
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, key: &Key) -> Result<(), Error> {
+        self.step(key.map(), key)?;
+        let maps = &mut self.maps;
+        match key {
+            Key::Frontend(key) => {
+                maps.frontends.remove(key);
+            }
+            Key::Interface(ifindex) => {
+                maps.interfaces.remove(ifindex);
+            }
+            Key::Vip(addr) => {
+                maps.vips.remove(addr);
+            }
+            Key::SourceRange(range) => {
+                maps.source_ranges.remove(range);
+            }
+        }
         Ok(())
     }
 
     fn write_slots(&mut self, offset: u32, slots: &[Slot]) -> Result<(), Error> {
-        self.step("SLOTS", offset)?;
+        self.step(maps::SLOTS, offset)?;
         let capacity = self.slots.len();
         let start = offset as usize;
         let place = start
@@ -86,41 +126,17 @@ impl Dataplane for Memory {
         &self.slots
     }
 
-    fn put_frontend(&mut self, key: &FrontendKey, frontend: &Frontend) -> Result<(), Error> {
-        self.step("FRONTENDS", key.addr)?;
-        self.maps.frontends.insert(*key, *frontend);
-        Ok(())
-    }
-
-    fn remove_frontend(&mut self, key: &FrontendKey) -> Result<(), Error> {
-        self.step("FRONTENDS", key.addr)?;
-        self.maps.frontends.remove(key);
-        Ok(())
-    }
-
     fn pin_flows(
         &mut self,
         is_lost: &dyn Fn(&[Slot], &FlowKey, &Flow) -> bool,
     ) -> Result<(), Error> {
-        self.step("PINS", "flows")?;
+        self.step(maps::PINS, "flows")?;
         for (key, flow) in &self.flows {
             if is_lost(&self.slots, key, flow) {
                 let (key, pin) = pin_of(key, flow);
                 self.pins.insert(key, pin);
             }
         }
-        Ok(())
-    }
-
-    fn put_interface(&mut self, ifindex: u32, interface: &Interface) -> Result<(), Error> {
-        self.step("INTERFACES", ifindex)?;
-        self.maps.interfaces.insert(ifindex, *interface);
-        Ok(())
-    }
-
-    fn remove_interface(&mut self, ifindex: u32) -> Result<(), Error> {
-        self.step("INTERFACES", ifindex)?;
-        self.maps.interfaces.remove(&ifindex);
         Ok(())
     }
 

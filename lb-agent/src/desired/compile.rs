@@ -2,31 +2,37 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::IpAddr,
 };
 
-use lb_common::{Addr, Backend, BackendState, FrontendKey, frontend::flags, protocol};
+use lb_common::{
+    Addr, Backend, BackendState, FrontendKey, Vip, backend::sets, frontend::flags, protocol, vip,
+};
 
 use super::{
     FrontendSpec, Full, Ids, Members, NodeView, Port, PortName, Rejection, Scope, Tables,
-    endpoints::{Candidates, candidates, cluster_set, is_allowed, local_set},
+    endpoints::{Candidates, candidates, cluster_set, is_allowed, is_usable, local_set},
+    frontends::wanted,
+    nets::service_nets,
+    ranges::Filter,
 };
-use crate::model::{Model, ObjectName, Service, ServiceKind, ServicePort, Slice, TrafficPolicy};
+use crate::model::{Model, ObjectName, Service, ServiceKind, ServicePort, Slice};
 
 /// The tables that serve `model` on this node, and what cannot be served.
 ///
 /// Pure but for `ids`, which remembers the numbers that it has given out.
 pub fn compile(model: &Model, node: &NodeView, ids: &mut Ids) -> (Tables, Vec<Rejection>) {
+    let (service_nets, too_many_nets) = service_nets(&model.service_cidrs);
     let mut compiler = Compiler {
         node,
         ids,
         taken: HashMap::new(),
         tables: Tables {
-            ports: BTreeMap::new(),
-            kept: BTreeSet::new(),
             interfaces: node.interfaces.clone(),
+            service_nets,
+            ..Tables::default()
         },
-        rejections: BTreeSet::new(),
+        rejections: too_many_nets.into_iter().collect(),
     };
     let none = BTreeMap::new();
     for (name, service) in &model.services {
@@ -70,6 +76,8 @@ impl Compiler<'_> {
             return;
         }
         for cluster_ip in &service.cluster_ips {
+            self.vip(*cluster_ip, vip::flags::CLUSTER_IP);
+            let filter = Filter::new(service, cluster_ip.is_ipv4(), self.node);
             for port in &service.ports {
                 if !matches!(port.protocol, protocol::TCP | protocol::UDP) {
                     let proto = protocol::name(port.protocol);
@@ -77,7 +85,12 @@ impl Compiler<'_> {
                     self.reject(name, reason);
                     continue;
                 }
-                self.port(name, service, *cluster_ip, port, slices.clone());
+                let wanted = wanted(service, *cluster_ip, port, self.node, &filter);
+                let frontends = self.take(name, wanted);
+                if !frontends.is_empty() {
+                    let is_v4 = cluster_ip.is_ipv4();
+                    self.port(name, port, is_v4, frontends, slices.clone(), &filter);
+                }
             }
         }
     }
@@ -85,24 +98,26 @@ impl Compiler<'_> {
     fn port<'s>(
         &mut self,
         service_name: &ObjectName,
-        service: &Service,
-        cluster_ip: IpAddr,
         port: &ServicePort,
+        is_v4: bool,
+        mut frontends: BTreeMap<FrontendKey, FrontendSpec>,
         slices: impl Iterator<Item = &'s Slice>,
+        filter: &Filter,
     ) {
-        let is_v4 = cluster_ip.is_ipv4();
         let name = PortName {
             service: service_name.clone(),
             port: port.name.clone(),
             protocol: port.protocol,
             is_v4,
         };
-        let frontends = self.frontends(service_name, service, cluster_ip, port);
-        if frontends.is_empty() {
-            return;
-        }
         let mut found = candidates(slices, &port.name, port.protocol, is_v4, &self.node.name);
         self.drop_forbidden(service_name, &mut found);
+        if found.values().any(is_usable) {
+            for spec in frontends.values_mut() {
+                spec.flags |= flags::HAS_ENDPOINTS;
+            }
+        }
+        self.vips(&frontends);
         let id = self.ids.port(&name, frontends.keys());
 
         let mut entry = Port {
@@ -110,6 +125,7 @@ impl Compiler<'_> {
             backends: BTreeMap::new(),
             cluster: Members::new(),
             local: Members::new(),
+            source_ranges: filter.keys(id, &frontends),
             frontends,
         };
         match self.fill(id, &mut entry, &found) {
@@ -124,28 +140,31 @@ impl Compiler<'_> {
         }
     }
 
-    /// Puts endpoints into a port's sets.
+    /// Puts endpoints into a port's sets. A set that no client uses stays empty (item 15).
     fn fill(&mut self, id: u32, port: &mut Port, found: &Candidates) -> Result<(), Full> {
         let (cluster, local) = (cluster_set(found), local_set(found));
         let specs = port.frontends.values();
         let scopes: BTreeSet<Scope> = specs.flat_map(|spec| [spec.outside, spec.inside]).collect();
+        let any_serves = found.values().any(|candidate| candidate.serving);
         for (key, candidate) in found {
             let (addr, number) = (Addr::from(key.0), key.1);
             let reference = self.ids.backend(id, addr, number)?;
-            // A set that no client uses gives nobody new connections.
-            let active = scopes.contains(&Scope::Cluster) && cluster.contains(key)
-                || scopes.contains(&Scope::Local) && local.contains(key);
-            let state = if active {
-                BackendState::Active
-            } else {
-                BackendState::Terminating
-            };
-            if cluster.contains(key) {
+            let mut member_of = 0;
+            if scopes.contains(&Scope::Cluster) && cluster.contains(key) {
+                member_of |= sets::CLUSTER;
                 port.cluster.insert(reference);
             }
-            if local.contains(key) {
+            if scopes.contains(&Scope::Local) && local.contains(key) {
+                member_of |= sets::LOCAL;
                 port.local.insert(reference);
             }
+            // A flow of UDP leaves an endpoint that does not serve, if another one does (item 59).
+            let leaves = port.name.protocol == protocol::UDP && !candidate.serving && any_serves;
+            let state = match (member_of, leaves) {
+                (0, true) => BackendState::Gone,
+                (0, false) => BackendState::Terminating,
+                _ => BackendState::Active,
+            };
             let backend = Backend {
                 addr,
                 service: id,
@@ -154,7 +173,7 @@ impl Compiler<'_> {
                 state: state as u8,
                 local: (candidate.local || self.is_on_this_node(key.0)).into(),
                 protocol: port.name.protocol,
-                sets: 0,
+                sets: member_of,
                 pad: 0,
             };
             port.backends.insert(reference.index(), backend);
@@ -179,53 +198,18 @@ impl Compiler<'_> {
         });
     }
 
-    /// What clients of a Service port dial in the family of `cluster_ip` (SEMANTICS C, D).
-    fn frontends(
+    /// Those of the frontends that no other Service port has.
+    fn take(
         &mut self,
         name: &ObjectName,
-        service: &Service,
-        cluster_ip: IpAddr,
-        port: &ServicePort,
+        wanted: Vec<(FrontendKey, FrontendSpec)>,
     ) -> BTreeMap<FrontendKey, FrontendSpec> {
-        let spec = |outside, inside, flags| FrontendSpec {
-            outside,
-            inside,
-            affinity_timeout_s: service.affinity_timeout_s.unwrap_or(0),
-            flags,
-        };
-        let internal = scope(service.internal_policy);
-        let external = scope(service.external_policy);
-        let same_family = |addr: &&IpAddr| addr.is_ipv4() == cluster_ip.is_ipv4();
-
-        let mut wanted = vec![(cluster_ip, port.port, spec(internal, internal, 0))];
-        // Inside the node the external policy does not bind (item 32).
-        let outer = spec(external, Scope::Cluster, 0);
-        let vips = service
-            .external_ips
-            .iter()
-            .chain(&service.load_balancer_ips);
-        wanted.extend(vips.filter(same_family).map(|vip| (*vip, port.port, outer)));
-        if port.node_port != 0 {
-            let node_port = spec(external, Scope::Cluster, flags::NODE_PORT);
-            let localhost = if cluster_ip.is_ipv4() {
-                IpAddr::V4(Ipv4Addr::LOCALHOST)
-            } else {
-                IpAddr::V6(Ipv6Addr::LOCALHOST)
-            };
-            let addresses = self.node.node_port_addresses.iter().filter(same_family);
-            let localhost = self.node.localhost_node_ports.then_some(&localhost);
-            wanted.extend(
-                addresses
-                    .chain(localhost)
-                    .map(|addr| (*addr, port.node_port, node_port)),
-            );
-        }
         let mut frontends = BTreeMap::new();
-        for (addr, number, spec) in wanted {
-            let key = FrontendKey::new(addr.into(), number, port.protocol);
+        for (key, spec) in wanted {
             match self.taken.get(&key) {
                 Some(owner) if !frontends.contains_key(&key) => {
-                    let proto = protocol::name(port.protocol);
+                    let (addr, number) = (key.addr, key.port);
+                    let proto = protocol::name(key.protocol);
                     let reason = format!("{addr}:{number}/{proto} is taken by {owner}");
                     self.reject(name, reason);
                 }
@@ -239,6 +223,28 @@ impl Compiler<'_> {
         frontends
     }
 
+    /// Notes the addresses that clients dial.
+    fn vips(&mut self, frontends: &BTreeMap<FrontendKey, FrontendSpec>) {
+        for (key, spec) in frontends {
+            let has = |flag| spec.flags & flag != 0;
+            if !has(flags::NODE_PORT) {
+                let served = if has(flags::HAS_ENDPOINTS) {
+                    vip::flags::SERVED
+                } else {
+                    0
+                };
+                self.vip(key.addr.to_ip(), served);
+            }
+        }
+    }
+
+    fn vip(&mut self, addr: IpAddr, flags: u32) {
+        if !self.node.has(addr) {
+            let vip: &mut Vip = self.tables.vips.entry(addr.into()).or_default();
+            vip.flags |= flags;
+        }
+    }
+
     fn reject(&mut self, object: &ObjectName, reason: String) {
         self.rejections.insert(Rejection {
             object: format!("Service {object}"),
@@ -248,95 +254,5 @@ impl Compiler<'_> {
     }
 }
 
-fn scope(policy: TrafficPolicy) -> Scope {
-    match policy {
-        TrafficPolicy::Cluster => Scope::Cluster,
-        TrafficPolicy::Local => Scope::Local,
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use super::*;
-    use crate::model::{Algorithm, Endpoint, SlicePort};
-
-    const NODE: &str = "node1";
-
-    fn endpoint(last: u8, node: &str, terminating: bool) -> Endpoint {
-        Endpoint {
-            addr: [10, 244, 0, last].into(),
-            ready: !terminating,
-            serving: true,
-            terminating,
-            node: Some(node.into()),
-            for_zones: Default::default(),
-            for_nodes: Default::default(),
-        }
-    }
-
-    /// The states of two endpoints: one of this node, which is terminating, and another.
-    fn states(external_policy: TrafficPolicy) -> Vec<u8> {
-        let name = ObjectName {
-            namespace: "default".into(),
-            name: "web".into(),
-        };
-        let service = Service {
-            kind: ServiceKind::NodePort,
-            cluster_ips: vec![[10, 96, 0, 1].into()],
-            external_ips: Vec::new(),
-            load_balancer_ips: Vec::new(),
-            ports: vec![ServicePort {
-                name: String::new(),
-                protocol: protocol::TCP,
-                port: 80,
-                node_port: 30080,
-            }],
-            internal_policy: TrafficPolicy::Cluster,
-            external_policy,
-            affinity_timeout_s: None,
-            source_ranges: Vec::new(),
-            health_check_node_port: 0,
-            algorithm: Algorithm::Maglev,
-        };
-        let slice = Slice {
-            ports: vec![SlicePort {
-                name: String::new(),
-                protocol: protocol::TCP,
-                port: 8000,
-            }],
-            endpoints: vec![endpoint(1, NODE, true), endpoint(2, "node2", false)],
-            triggered: None,
-        };
-        let slices = BTreeMap::from([("web-1".to_owned(), Arc::new(slice))]);
-        let model = Model {
-            services: BTreeMap::from([(name.clone(), Arc::new(service))]),
-            slices: BTreeMap::from([(name, slices)]),
-            ..Model::default()
-        };
-        let node = NodeView {
-            name: NODE.into(),
-            node_port_addresses: BTreeSet::from([[192, 0, 2, 1].into()]),
-            ..NodeView::default()
-        };
-        let (tables, rejections) = compile(&model, &node, &mut Ids::new(16));
-        assert!(rejections.is_empty(), "{rejections:?}");
-        let backends = tables
-            .ports
-            .values()
-            .flat_map(|port| port.backends.values());
-        let mut states: Vec<_> = backends
-            .map(|backend| (backend.addr, backend.state))
-            .collect();
-        states.sort_unstable();
-        states.into_iter().map(|(_, state)| state).collect()
-    }
-
-    #[test]
-    fn the_last_local_endpoint_stays_active_for_local_clients_only() {
-        let (active, terminating) = (BackendState::Active as u8, BackendState::Terminating as u8);
-        assert_eq!(states(TrafficPolicy::Local), [active, active]);
-        assert_eq!(states(TrafficPolicy::Cluster), [terminating, active]);
-    }
-}
+mod tests;

@@ -98,6 +98,11 @@ fn choose(
     }
 }
 
+/// Whether it may serve clients somewhere, if not here (item 16).
+pub(super) fn is_usable(candidate: &Candidate) -> bool {
+    candidate.ready || candidate.serving && candidate.terminating
+}
+
 /// Whether packets may be sent to this address on a Service's behalf. A slice that anybody with
 /// rights in a namespace may write must not reach the node itself (CVE-2021-25737).
 pub(super) fn is_allowed(addr: IpAddr) -> bool {

@@ -1,8 +1,8 @@
 //! Numbers for Service ports and backends, the same for as long as what they stand for lives.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
-use lb_common::{Addr, Backend, BackendRef, Frontend, FrontendKey};
+use lb_common::{Addr, Backend, BackendRef, Frontend, FrontendKey, SourceRange};
 
 use super::PortName;
 
@@ -51,9 +51,14 @@ impl Ids {
     pub fn restore(
         frontends: &BTreeMap<FrontendKey, Frontend>,
         backends: &BTreeMap<u32, Backend>,
+        source_ranges: &BTreeSet<SourceRange>,
         backends_max: u32,
     ) -> Self {
         let mut ids = Self::new(backends_max);
+        // Of an update that was broken off, ranges may be all that is left.
+        for range in source_ranges {
+            ids.next_port = ids.next_port.max(range.service.saturating_add(1));
+        }
         for (key, frontend) in frontends {
             ids.unclaimed.insert(*key, frontend.service);
             ids.next_port = ids.next_port.max(frontend.service.saturating_add(1));
@@ -237,7 +242,12 @@ mod tests {
             affinity_timeout_s: 0,
             flags: 0,
         };
-        let mut ids = Ids::restore(&[(key, frontend)].into(), &[(4, backend(7, 1))].into(), 10);
+        let mut ids = Ids::restore(
+            &[(key, frontend)].into(),
+            &[(4, backend(7, 1))].into(),
+            &BTreeSet::new(),
+            10,
+        );
         assert_eq!(ids.port(&name("a"), [&key]), 7);
         assert_eq!(ids.port(&name("b"), [&key]), 8, "claimed once only");
         assert_eq!(ids.backend(7, addr(1), 80), Ok(BackendRef::new(4, 3)));

@@ -2,7 +2,12 @@
 
 mod compile;
 mod endpoints;
+#[cfg(test)]
+mod fixture;
+mod frontends;
 mod ids;
+mod nets;
+mod ranges;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,7 +16,10 @@ use std::{
 };
 
 use ipnet::IpNet;
-use lb_common::{Backend, BackendRef, FrontendKey, Interface, Protocol, protocol};
+use lb_common::{
+    Addr, Backend, BackendRef, FrontendKey, Interface, Protocol, ServiceNets, SourceRange, Vip,
+    protocol,
+};
 
 pub use self::{
     compile::compile,
@@ -30,6 +38,10 @@ pub struct Tables {
     pub kept: BTreeSet<u32>,
     /// Devices that packets leave by with the node's own address, by index.
     pub interfaces: BTreeMap<u32, Interface>,
+    /// Addresses of Services that are none of the node's own.
+    pub vips: BTreeMap<Addr, Vip>,
+    /// Where cluster addresses can be.
+    pub service_nets: ServiceNets,
 }
 
 /// One port of a Service in one family: what is committed at once.
@@ -45,6 +57,8 @@ pub struct Port {
     pub local: Members,
     /// What clients dial.
     pub frontends: BTreeMap<FrontendKey, FrontendSpec>,
+    /// Whose connections the frontends with the flag `SOURCE_RANGES` take.
+    pub source_ranges: BTreeSet<SourceRange>,
 }
 
 impl Port {
@@ -96,6 +110,15 @@ pub struct PortName {
     pub is_v4: bool,
 }
 
+impl NodeView {
+    /// Whether packets for this address are for the node itself.
+    fn has(&self, addr: IpAddr) -> bool {
+        self.local_addresses.contains(&addr)
+            || self.own_addresses.contains(&addr)
+            || self.node_port_addresses.contains(&addr)
+    }
+}
+
 impl fmt::Display for PortName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
@@ -116,6 +139,10 @@ impl fmt::Display for PortName {
 pub struct NodeView {
     /// Its name: endpoints with this node name are local (item 9).
     pub name: String,
+    /// Addresses that it is known by, and that its own packets carry.
+    pub own_addresses: BTreeSet<IpAddr>,
+    /// Every address of its devices: packets for these come up to its processes.
+    pub local_addresses: BTreeSet<IpAddr>,
     /// Addresses on which NodePorts are served (item 21).
     pub node_port_addresses: BTreeSet<IpAddr>,
     /// Networks whose pods are on this node, whatever their endpoints say of their node: replies
@@ -123,6 +150,9 @@ pub struct NodeView {
     pub pod_networks: BTreeSet<IpNet>,
     /// Whether processes of the node reach NodePorts on loopback addresses (item 22).
     pub localhost_node_ports: bool,
+    /// Whether source ranges hold for external addresses and NodePorts, too, and not for those of
+    /// load balancers only (item 46).
+    pub source_ranges_everywhere: bool,
     /// Devices that packets leave by with the node's own address, by index.
     pub interfaces: BTreeMap<u32, Interface>,
 }

@@ -78,6 +78,8 @@ pub struct Overrides {
 pub fn classify(links: &[Link], default_routes: &BTreeSet<u32>, overrides: &Overrides) -> State {
     let mut state = State::default();
     for link in links {
+        let addresses = link.addresses.iter().map(|address| address.ip);
+        state.local_addresses.extend(addresses);
         let role = overrides
             .role(link)
             .or_else(|| discovered(link, default_routes).filter(|role| overrides.searches(*role)));

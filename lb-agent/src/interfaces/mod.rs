@@ -27,6 +27,8 @@ pub struct State {
     pub devices: BTreeMap<u32, Device>,
     /// The uplinks' primary addresses: the node's own, where nothing else names them.
     pub node_addresses: BTreeSet<IpAddr>,
+    /// Every address of every device: packets for these come up to the node's processes.
+    pub local_addresses: BTreeSet<IpAddr>,
     /// Networks of this node's bridges: pods there are this node's, whatever their endpoints say.
     pub pod_networks: BTreeSet<IpNet>,
 }

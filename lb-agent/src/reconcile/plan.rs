@@ -6,29 +6,27 @@ use std::{
 };
 
 use lb_common::{
-    Addr, Backend, BackendRef, BackendState, Extent, Frontend, FrontendKey, Interface, Slot, maglev,
+    Addr, Backend, BackendRef, BackendState, Extent, Frontend, FrontendKey, Slot, SourceRange,
+    maglev,
 };
 
 use super::programmed::{PortTables, Programmed};
-use crate::desired::{FrontendSpec, Members, Port, Rejection, Tables};
+use crate::{
+    dataplane::{Element, Key},
+    desired::{FrontendSpec, Members, Port, Rejection, Tables},
+};
 
 /// One operation on the maps.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Op {
-    /// A device that packets leave by.
-    PutInterface(u32, Interface),
-    /// A backend appears, or its state changes.
-    PutBackend(u32, Backend),
+    /// An element appears, or changes.
+    Put(Element),
+    /// An element goes.
+    Remove(Key),
     /// A table is written where nobody looks yet: its header, then its slots.
     WriteSlots(u32, Vec<Slot>),
     /// Flows that these frontends' new tables lead elsewhere are pinned to where they are.
     PinFlows(BTreeMap<FrontendKey, Frontend>),
-    /// The commit point: clients get the new table from here on.
-    PutFrontend(FrontendKey, Frontend),
-    /// Nobody dials this any more.
-    RemoveFrontend(FrontendKey),
-    /// The device is gone.
-    RemoveInterface(u32),
 }
 
 /// What is to be done, in an order of which every prefix is safe.
@@ -44,9 +42,11 @@ pub struct Plan {
 
 /// Plans the way from `programmed` to `desired`. `slots` is the arena.
 ///
-/// Devices and backends come first, then tables (and pins for the flows that these would lead
-/// elsewhere), then the frontends that lead to them; then
-/// frontends go, then the backends that they led to, then devices.
+/// Devices, backends and source ranges come first, then tables (and pins for the flows that these
+/// would lead elsewhere), then the frontends that lead to them, which are what a Service port is
+/// committed by. Then addresses come: an address without its frontends would reject everybody. On
+/// the way out the order is the reverse. So while a port exchanges its source ranges, clients of
+/// either are served, and never one that is in neither.
 #[must_use]
 pub fn plan(programmed: &Programmed, slots: &[Slot], desired: &Tables, now: Instant) -> Plan {
     let mut planner = Planner {
@@ -59,7 +59,7 @@ pub fn plan(programmed: &Programmed, slots: &[Slot], desired: &Tables, now: Inst
         kept: BTreeMap::new(),
         unchanged: BTreeSet::new(),
     };
-    planner.interfaces(desired);
+    planner.elements(desired);
     for id in &desired.kept {
         planner.keep_as_it_is(*id);
     }
@@ -68,6 +68,7 @@ pub fn plan(programmed: &Programmed, slots: &[Slot], desired: &Tables, now: Inst
     }
     planner.remove_frontends();
     planner.retire_backends(desired);
+    planner.source_ranges(desired);
     Plan {
         ops: planner.steps.in_order(),
         rejections: planner.rejections,
@@ -79,10 +80,15 @@ pub fn plan(programmed: &Programmed, slots: &[Slot], desired: &Tables, now: Inst
 struct Steps {
     interfaces_in: Vec<Op>,
     backends_in: Vec<Op>,
+    source_ranges_in: Vec<Op>,
     tables: Vec<Op>,
     pinned: BTreeMap<FrontendKey, Frontend>,
     frontends_in: Vec<Op>,
+    vips_in: Vec<Op>,
+    service_nets: Vec<Op>,
+    vips_out: Vec<Op>,
     frontends_out: Vec<Op>,
+    source_ranges_out: Vec<Op>,
     backends_out: Vec<Op>,
     interfaces_out: Vec<Op>,
 }
@@ -92,10 +98,15 @@ impl Steps {
         let Self {
             interfaces_in,
             backends_in,
+            source_ranges_in,
             tables,
             pinned,
             frontends_in,
+            vips_in,
+            service_nets,
+            vips_out,
             frontends_out,
+            source_ranges_out,
             backends_out,
             interfaces_out,
         } = self;
@@ -107,10 +118,15 @@ impl Steps {
         [
             interfaces_in,
             backends_in,
+            source_ranges_in,
             tables,
             pin_flows,
             frontends_in,
+            vips_in,
+            service_nets,
+            vips_out,
             frontends_out,
+            source_ranges_out,
             backends_out,
             interfaces_out,
         ]
@@ -132,21 +148,51 @@ struct Planner<'a> {
 }
 
 impl Planner<'_> {
-    fn interfaces(&mut self, desired: &Tables) {
-        for (ifindex, interface) in &desired.interfaces {
-            if self.before.interfaces.get(ifindex) != Some(interface) {
-                let op = Op::PutInterface(*ifindex, *interface);
-                self.steps.interfaces_in.push(op);
+    /// What is there whatever the ports are.
+    fn elements(&mut self, desired: &Tables) {
+        let (before, next) = (self.before, &mut self.next);
+        let interfaces = Difference::new(&before.interfaces, &desired.interfaces);
+        next.interfaces.clone_from(&desired.interfaces);
+        let put = |(ifindex, interface)| Op::Put(Element::Interface(ifindex, interface));
+        self.steps.interfaces_in = interfaces.put.into_iter().map(put).collect();
+        let remove = |ifindex| Op::Remove(Key::Interface(ifindex));
+        self.steps.interfaces_out = interfaces.remove.into_iter().map(remove).collect();
+
+        let room = before.vips_max as usize;
+        let fit: BTreeMap<_, _> = desired
+            .vips
+            .iter()
+            .take(room)
+            .map(|(a, v)| (*a, *v))
+            .collect();
+        let vips = Difference::new(&before.vips, &fit);
+        next.vips = fit;
+        let put = |(addr, vip)| Op::Put(Element::Vip(addr, vip));
+        self.steps.vips_in = vips.put.into_iter().map(put).collect();
+        let remove = |addr| Op::Remove(Key::Vip(addr));
+        self.steps.vips_out = vips.remove.into_iter().map(remove).collect();
+
+        if before.service_nets != desired.service_nets {
+            next.service_nets = desired.service_nets;
+            let op = Op::Put(Element::ServiceNets(desired.service_nets.into()));
+            self.steps.service_nets.push(op);
+        }
+    }
+
+    /// Source ranges of ports: those of a port that goes on as it is stay.
+    fn source_ranges(&mut self, desired: &Tables) {
+        let wanted = |range: &SourceRange| {
+            let port = desired.ports.get(&range.service);
+            port.is_some_and(|port| port.source_ranges.contains(range))
+        };
+        let stays = |range: &SourceRange| self.unchanged.contains(&range.service) || wanted(range);
+        for range in &self.before.source_ranges {
+            if !stays(range) {
+                let op = Op::Remove(Key::SourceRange(*range));
+                self.steps.source_ranges_out.push(op);
+                self.next.source_ranges.remove(range);
             }
         }
-        for ifindex in self.before.interfaces.keys() {
-            if !desired.interfaces.contains_key(ifindex) {
-                self.steps
-                    .interfaces_out
-                    .push(Op::RemoveInterface(*ifindex));
-            }
-        }
-        self.next.interfaces.clone_from(&desired.interfaces);
     }
 
     fn port(&mut self, id: u32, port: &Port) {
@@ -159,6 +205,19 @@ impl Planner<'_> {
             self.reject(id, port, "the map FRONTENDS is full: raise --frontends-max");
             return;
         }
+        let ranges: Vec<SourceRange> = port
+            .source_ranges
+            .difference(&self.before.source_ranges)
+            .copied()
+            .collect();
+        if self.next.source_ranges.len() + ranges.len() > self.next.source_ranges_max as usize {
+            self.reject(
+                id,
+                port,
+                "the map SOURCE_RANGES is full: use fewer networks",
+            );
+            return;
+        }
         let Some(tables) = self.tables(id, port) else {
             self.reject(id, port, "the arena SLOTS is full: raise --slots-max");
             return;
@@ -169,6 +228,11 @@ impl Planner<'_> {
             .map(|(key, spec)| (*key, frontend(id, port, spec, &tables)))
             .collect();
         self.write_tables(id, port, tables);
+        for range in ranges {
+            let op = Op::Put(Element::SourceRange(range));
+            self.steps.source_ranges_in.push(op);
+            self.next.source_ranges.insert(range);
+        }
         for (index, backend) in &port.backends {
             self.put_backend(*index, backend);
         }
@@ -178,7 +242,8 @@ impl Planner<'_> {
                 self.steps.pinned.insert(key, frontend);
             }
             if self.before.frontends.get(&key) != Some(&frontend) {
-                self.steps.frontends_in.push(Op::PutFrontend(key, frontend));
+                let op = Op::Put(Element::Frontend(key, frontend));
+                self.steps.frontends_in.push(op);
                 self.next.frontends.insert(key, frontend);
             }
         }
@@ -302,19 +367,23 @@ impl Planner<'_> {
         self.slots.get(start..start + extent.slots() as usize)
     }
 
-    /// A backend that takes more than before comes before the tables that lead to it; one that
-    /// takes less, after.
+    /// What a backend takes more than before, it takes before the tables lead to it; what it takes
+    /// less, after.
     fn put_backend(&mut self, index: u32, backend: &Backend) {
         let before = self.before.backends.get(&index);
-        if before == Some(backend) {
-            return;
-        }
-        let op = Op::PutBackend(index, *backend);
-        let same = before.is_some_and(|b| b.generation == backend.generation);
-        if same && !backend.is_active() {
-            self.steps.backends_out.push(op);
-        } else {
+        let same = before.filter(|b| b.generation == backend.generation);
+        let between = same.map_or(*backend, |before| Backend {
+            state: more_alive(before, backend).state,
+            sets: before.sets | backend.sets,
+            ..*backend
+        });
+        if before != Some(&between) {
+            let op = Op::Put(Element::Backend(index, between));
             self.steps.backends_in.push(op);
+        }
+        if between != *backend {
+            let op = Op::Put(Element::Backend(index, *backend));
+            self.steps.backends_out.push(op);
         }
         self.next.backends.insert(index, *backend);
     }
@@ -322,7 +391,8 @@ impl Planner<'_> {
     fn remove_frontends(&mut self) {
         for key in self.before.frontends.keys() {
             if !self.kept.contains_key(key) {
-                self.steps.frontends_out.push(Op::RemoveFrontend(*key));
+                let op = Op::Remove(Key::Frontend(*key));
+                self.steps.frontends_out.push(op);
                 self.next.frontends.remove(key);
             }
         }
@@ -355,12 +425,48 @@ impl Planner<'_> {
                 && !self.unchanged.contains(&backend.service)
             {
                 let state = BackendState::Gone as u8;
-                gone.push((*index, Backend { state, ..*backend }));
+                gone.push((
+                    *index,
+                    Backend {
+                        state,
+                        sets: 0,
+                        ..*backend
+                    },
+                ));
             }
         }
         for (index, backend) in gone {
-            self.steps.backends_out.push(Op::PutBackend(index, backend));
+            let op = Op::Put(Element::Backend(index, backend));
+            self.steps.backends_out.push(op);
             self.next.backends.insert(index, backend);
+        }
+    }
+}
+
+/// Of two states of a backend the one in which it takes more.
+fn more_alive<'a>(one: &'a Backend, other: &'a Backend) -> &'a Backend {
+    if one.is_active() || !other.serves() {
+        one
+    } else {
+        other
+    }
+}
+
+/// What changes in a map.
+struct Difference<K, V> {
+    put: Vec<(K, V)>,
+    remove: Vec<K>,
+}
+
+impl<K: Ord + Copy, V: PartialEq + Copy> Difference<K, V> {
+    fn new(before: &BTreeMap<K, V>, after: &BTreeMap<K, V>) -> Self {
+        let put = after
+            .iter()
+            .filter(|(key, value)| before.get(key) != Some(value));
+        let remove = before.keys().filter(|key| !after.contains_key(key));
+        Self {
+            put: put.map(|(key, value)| (*key, *value)).collect(),
+            remove: remove.copied().collect(),
         }
     }
 }

@@ -1,8 +1,10 @@
 //! What the maps hold, in the terms of a plan.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use lb_common::{Backend, Extent, Frontend, FrontendKey, Interface, Slot};
+use lb_common::{
+    Addr, Backend, Extent, Frontend, FrontendKey, Interface, ServiceNets, Slot, SourceRange, Vip,
+};
 
 use super::arena::Allocator;
 use crate::{dataplane::Observation, desired::Members};
@@ -14,10 +16,15 @@ pub struct Programmed {
     pub(super) frontends: BTreeMap<FrontendKey, Frontend>,
     pub(super) backends: BTreeMap<u32, Backend>,
     pub(super) interfaces: BTreeMap<u32, Interface>,
+    pub(super) vips: BTreeMap<Addr, Vip>,
+    pub(super) source_ranges: BTreeSet<SourceRange>,
+    pub(super) service_nets: ServiceNets,
     /// Tables by Service port.
     pub(super) ports: BTreeMap<u32, PortTables>,
     pub(super) arena: Allocator,
     pub(super) frontends_max: u32,
+    pub(super) vips_max: u32,
+    pub(super) source_ranges_max: u32,
 }
 
 /// The look-up tables of one Service port.
@@ -38,8 +45,13 @@ impl Programmed {
             frontends,
             backends,
             interfaces,
+            vips,
+            source_ranges,
+            service_nets,
             frontends_max,
             backends_max: _,
+            vips_max,
+            source_ranges_max,
         } = observation;
         let mut ports = BTreeMap::<u32, PortTables>::new();
         for frontend in frontends.values() {
@@ -68,8 +80,13 @@ impl Programmed {
             frontends,
             backends,
             interfaces,
+            vips,
+            source_ranges,
+            service_nets,
             ports,
             frontends_max,
+            vips_max,
+            source_ranges_max,
         }
     }
 

@@ -45,6 +45,7 @@ impl<D: Dataplane> Reconciler<D> {
         let ids = Ids::restore(
             &observation.frontends,
             &observation.backends,
+            &observation.source_ranges,
             observation.backends_max,
         );
         let programmed = Programmed::new(observation, dataplane.slots());
@@ -102,16 +103,13 @@ impl<D: Dataplane> Reconciler<D> {
     fn apply(&mut self, op: &Op) -> Result<(), Error> {
         let dataplane = &mut self.dataplane;
         match op {
-            Op::PutInterface(ifindex, interface) => dataplane.put_interface(*ifindex, interface),
-            Op::PutBackend(index, backend) => dataplane.put_backend(*index, backend),
+            Op::Put(element) => dataplane.put(element),
+            Op::Remove(key) => dataplane.remove(key),
             Op::WriteSlots(offset, slots) => dataplane.write_slots(*offset, slots),
             Op::PinFlows(frontends) => {
                 let seed = self.seed;
                 dataplane.pin_flows(&|slots, key, flow| is_lost(frontends, seed, slots, key, flow))
             }
-            Op::PutFrontend(key, frontend) => dataplane.put_frontend(key, frontend),
-            Op::RemoveFrontend(key) => dataplane.remove_frontend(key),
-            Op::RemoveInterface(ifindex) => dataplane.remove_interface(*ifindex),
         }
     }
 }

@@ -1,12 +1,20 @@
 //! Maps: what is written, what is refused, and which pins are trusted.
 
-use std::{collections::BTreeMap, fs, net::Ipv4Addr, os::unix::fs::PermissionsExt as _};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    net::Ipv4Addr,
+    os::unix::fs::PermissionsExt as _,
+};
 
-use lb_agent::dataplane::{Dataplane as _, Error as DataplaneError, Observation, bpf::Error};
+use lb_agent::dataplane::{
+    Dataplane as _, Element, Error as DataplaneError, Key, Observation, bpf::Error,
+};
 use lb_common::{
-    Addr, Backend, BackendRef, BackendState, Extent, Frontend, FrontendKey, Interface, Role, Slot,
+    Addr, Backend, BackendRef, BackendState, Extent, Frontend, FrontendKey, Interface, Role,
+    ServiceNet, ServiceNets, Slot, SourceRange, Vip,
     maps::{MapSpec, SPECS},
-    protocol,
+    protocol, vip,
 };
 
 use super::PinDir;
@@ -56,6 +64,31 @@ fn interface() -> Interface {
     }
 }
 
+fn vip() -> Vip {
+    Vip {
+        flags: vip::flags::CLUSTER_IP,
+    }
+}
+
+/// A network within the one that `range(1)` is: both can be there.
+fn range(last: u8) -> SourceRange {
+    SourceRange {
+        prefix_len: SourceRange::SERVICE_BITS + 96 + 16 + u32::from(last),
+        service: 7,
+        addr: Ipv4Addr::new(192, 0, 0, 0).into(),
+    }
+}
+
+fn nets() -> ServiceNets {
+    let mut nets = ServiceNets::default();
+    nets.nets[0] = ServiceNet {
+        addr: addr(0),
+        mask: Addr::from(Ipv4Addr::new(255, 255, 255, 0)),
+        flags: vip::net_flags::IN_USE,
+    };
+    nets
+}
+
 fn slots() -> [Slot; 2] {
     let slot = Slot {
         current: BackendRef::new(5, 3),
@@ -72,23 +105,37 @@ fn what_is_written_is_read_back_also_by_the_next_process() {
     assert_eq!((empty.frontends_max, empty.backends_max), (64, 256));
     assert_eq!(dataplane.slots(), vec![Slot::default(); 4096]);
 
-    dataplane.put_backend(5, &backend(1)).unwrap();
+    dataplane.put(&Element::Backend(5, backend(1))).unwrap();
     dataplane.write_slots(4094, &slots()).unwrap();
     for last in [1, 2] {
-        dataplane.put_frontend(&key(last), &frontend(7)).unwrap();
+        dataplane
+            .put(&Element::Frontend(key(last), frontend(7)))
+            .unwrap();
         let index = u32::from(last);
-        dataplane.put_interface(index, &interface()).unwrap();
+        dataplane
+            .put(&Element::Interface(index, interface()))
+            .unwrap();
+        dataplane.put(&Element::Vip(addr(last), vip())).unwrap();
+        dataplane.put(&Element::SourceRange(range(last))).unwrap();
     }
+    dataplane.put(&Element::ServiceNets(nets().into())).unwrap();
     for _ in 0..2 {
-        dataplane.remove_frontend(&key(2)).unwrap();
-        dataplane.remove_interface(2).unwrap();
+        dataplane.remove(&Key::Frontend(key(2))).unwrap();
+        dataplane.remove(&Key::Interface(2)).unwrap();
+        dataplane.remove(&Key::Vip(addr(2))).unwrap();
+        dataplane.remove(&Key::SourceRange(range(2))).unwrap();
     }
-    dataplane.put_frontend(&key(1), &frontend(8)).unwrap();
+    dataplane
+        .put(&Element::Frontend(key(1), frontend(8)))
+        .unwrap();
 
     let expected = Observation {
         frontends: BTreeMap::from([(key(1), frontend(8))]),
         backends: BTreeMap::from([(5, backend(1))]),
         interfaces: BTreeMap::from([(1, interface())]),
+        vips: BTreeMap::from([(addr(1), vip())]),
+        source_ranges: BTreeSet::from([range(1)]),
+        service_nets: nets(),
         ..empty
     };
     assert_eq!(dataplane.observe().unwrap(), expected);
@@ -103,7 +150,9 @@ fn what_is_written_is_read_back_also_by_the_next_process() {
 fn what_does_not_fit_is_refused_by_name() {
     let pins = PinDir::new();
     let mut dataplane = pins.open();
-    let error = dataplane.put_backend(256, &backend(1)).unwrap_err();
+    let error = dataplane
+        .put(&Element::Backend(256, backend(1)))
+        .unwrap_err();
     assert_eq!(error.to_string(), "update BACKENDS[256]");
     let error = dataplane.write_slots(4095, &slots()).unwrap_err();
     assert!(matches!(
@@ -115,9 +164,13 @@ fn what_does_not_fit_is_refused_by_name() {
         }
     ));
     for last in 0..64 {
-        dataplane.put_frontend(&key(last), &frontend(1)).unwrap();
+        dataplane
+            .put(&Element::Frontend(key(last), frontend(1)))
+            .unwrap();
     }
-    let error = dataplane.put_frontend(&key(64), &frontend(1)).unwrap_err();
+    let error = dataplane
+        .put(&Element::Frontend(key(64), frontend(1)))
+        .unwrap_err();
     assert!(
         error.to_string().starts_with("update FRONTENDS["),
         "{error}"
@@ -128,7 +181,9 @@ fn what_does_not_fit_is_refused_by_name() {
 #[test]
 fn maps_of_another_shape_are_not_adopted() {
     let pins = PinDir::new();
-    pins.open().put_frontend(&key(1), &frontend(1)).unwrap();
+    pins.open()
+        .put(&Element::Frontend(key(1), frontend(1)))
+        .unwrap();
     let error = pins.open_with(|options| {
         options.maps[0].max_entries = 128;
         options.maps[2].key_size = 8;

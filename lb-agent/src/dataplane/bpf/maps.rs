@@ -7,8 +7,12 @@ use aya::{
     maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray},
 };
 use lb_common::{
-    Backend, Flow, FlowKey, Frontend, FrontendKey, Interface, Pin, PinKey, Slot,
-    maps::{BACKENDS, COUNTERS, FLOWS, FRONTENDS, INTERFACES, LAYOUT_VERSION, PINS, SLOTS},
+    Addr, Backend, Flow, FlowKey, Frontend, FrontendKey, Interface, Pin, PinKey, ServiceNets, Slot,
+    Vip,
+    maps::{
+        BACKENDS, COUNTERS, FLOWS, FRONTENDS, INTERFACES, LAYOUT_VERSION, PINS, SERVICE_NETS,
+        SLOTS, VIPS,
+    },
 };
 
 use super::{
@@ -16,8 +20,9 @@ use super::{
     arena::Arena,
     error::{Error, is_absent},
     pins::Pins,
+    ranges::Ranges,
 };
-use crate::dataplane::{Dataplane, Error as DataplaneError, Observation, pin_of};
+use crate::dataplane::{Dataplane, Element, Error as DataplaneError, Key, Observation, pin_of};
 
 /// A key or a value as it lies in memory.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +37,9 @@ unsafe impl<T: bytemuck::Pod> aya::Pod for Raw<T> {}
 pub(super) struct Tables {
     frontends: Table<FrontendKey, Frontend>,
     interfaces: Table<u32, Interface>,
+    vips: Table<Addr, Vip>,
+    source_ranges: Ranges,
+    service_nets: Array<MapData, Raw<ServiceNets>>,
     flows: Table<FlowKey, Flow>,
     pins: Table<PinKey, Pin>,
     backends: Array<MapData, Raw<Backend>>,
@@ -45,6 +53,9 @@ impl Tables {
         Ok(Self {
             frontends: Table::take(ebpf, FRONTENDS)?,
             interfaces: Table::take(ebpf, INTERFACES)?,
+            vips: Table::take(ebpf, VIPS)?,
+            source_ranges: Ranges::take(ebpf)?,
+            service_nets: typed(ebpf, SERVICE_NETS)?,
             flows: Table::take(ebpf, FLOWS)?,
             pins: Table::take(ebpf, PINS)?,
             backends: typed(ebpf, BACKENDS)?,
@@ -109,7 +120,7 @@ where
     }
 }
 
-fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, Error> {
+pub(super) fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, Error> {
     ebpf.take_map(name).ok_or_else(|| Error::Missing {
         kind: "map",
         name: name.into(),
@@ -134,7 +145,7 @@ fn arena(ebpf: &mut Ebpf) -> Result<Arena, Error> {
     Arena::new(data.fd().as_fd(), info.max_entries()).map_err(Error::Mmap)
 }
 
-fn unusable(map: &'static str, source: MapError) -> Error {
+pub(super) fn unusable(map: &'static str, source: MapError) -> Error {
     Error::Map {
         action: "use",
         map,
@@ -142,7 +153,7 @@ fn unusable(map: &'static str, source: MapError) -> Error {
     }
 }
 
-fn failed(
+pub(super) fn failed(
     action: &'static str,
     map: &'static str,
     key: impl Display,
@@ -157,9 +168,36 @@ fn failed(
 }
 
 impl Dataplane for BpfDataplane {
-    fn put_backend(&mut self, index: u32, backend: &Backend) -> Result<(), DataplaneError> {
-        let put = self.tables.backends.set(index, Raw(*backend), 0);
-        put.map_err(|error| failed("update", BACKENDS, index, error))
+    fn put(&mut self, element: &Element) -> Result<(), DataplaneError> {
+        let tables = &mut self.tables;
+        let refused = |error| failed("update", element.map(), element, error);
+        match element {
+            Element::Backend(index, backend) => {
+                let put = tables.backends.set(*index, Raw(*backend), 0);
+                put.map_err(refused)
+            }
+            Element::Frontend(key, frontend) => tables.frontends.put(key, frontend),
+            Element::Interface(ifindex, interface) => tables.interfaces.put(ifindex, interface),
+            Element::Vip(addr, vip) => tables.vips.put(addr, vip),
+            Element::SourceRange(range) => tables.source_ranges.put(range).map_err(refused),
+            Element::ServiceNets(nets) => {
+                let put = tables.service_nets.set(0, Raw(**nets), 0);
+                put.map_err(refused)
+            }
+        }
+    }
+
+    fn remove(&mut self, key: &Key) -> Result<(), DataplaneError> {
+        let tables = &mut self.tables;
+        match key {
+            Key::Frontend(key) => tables.frontends.remove(key),
+            Key::Interface(ifindex) => tables.interfaces.remove(ifindex),
+            Key::Vip(addr) => tables.vips.remove(addr),
+            Key::SourceRange(range) => match tables.source_ranges.remove(range) {
+                Err(error) if !is_absent(&error) => Err(failed("remove", key.map(), key, error)),
+                _ => Ok(()),
+            },
+        }
     }
 
     fn write_slots(&mut self, offset: u32, slots: &[Slot]) -> Result<(), DataplaneError> {
@@ -174,18 +212,6 @@ impl Dataplane for BpfDataplane {
 
     fn slots(&self) -> &[Slot] {
         self.tables.slots.as_slice()
-    }
-
-    fn put_frontend(
-        &mut self,
-        key: &FrontendKey,
-        frontend: &Frontend,
-    ) -> Result<(), DataplaneError> {
-        self.tables.frontends.put(key, frontend)
-    }
-
-    fn remove_frontend(&mut self, key: &FrontendKey) -> Result<(), DataplaneError> {
-        self.tables.frontends.remove(key)
     }
 
     fn pin_flows(
@@ -211,14 +237,6 @@ impl Dataplane for BpfDataplane {
         Ok(())
     }
 
-    fn put_interface(&mut self, ifindex: u32, interface: &Interface) -> Result<(), DataplaneError> {
-        self.tables.interfaces.put(&ifindex, interface)
-    }
-
-    fn remove_interface(&mut self, ifindex: u32) -> Result<(), DataplaneError> {
-        self.tables.interfaces.remove(&ifindex)
-    }
-
     fn observe(&self) -> Result<Observation, DataplaneError> {
         let tables = &self.tables;
         let mut backends = BTreeMap::new();
@@ -231,12 +249,21 @@ impl Dataplane for BpfDataplane {
                 backends.insert(index, backend);
             }
         }
+        let Raw(service_nets) = tables
+            .service_nets
+            .get(&0, 0)
+            .map_err(|error| failed("read", SERVICE_NETS, 0, error))?;
         Ok(Observation {
             frontends: tables.frontends.read()?,
             backends,
             interfaces: tables.interfaces.read()?,
+            vips: tables.vips.read()?,
+            source_ranges: tables.source_ranges.read()?,
+            service_nets,
             frontends_max: tables.frontends.max_entries,
             backends_max: tables.backends.len(),
+            vips_max: tables.vips.max_entries,
+            source_ranges_max: tables.source_ranges.max_entries(),
         })
     }
 }

@@ -12,6 +12,7 @@ mod load;
 mod maps;
 mod pins;
 mod plan;
+mod ranges;
 mod run;
 mod sockets;
 

@@ -5,7 +5,8 @@ use std::{
     time::Duration,
 };
 
-use lb_common::{FrontendKey, Slot};
+use ipnet::IpNet;
+use lb_common::{Addr, FrontendKey, Slot, SourceRange, frontend::flags};
 use proptest::prelude::*;
 
 use super::*;
@@ -29,6 +30,8 @@ struct Sample {
     endpoints: BTreeSet<u8>,
     node_port: bool,
     external_local: bool,
+    /// Third octets of the clients' networks that its load balancer serves, if it has one.
+    ranges: Option<BTreeSet<u8>>,
 }
 
 fn samples() -> impl Strategy<Value = Vec<Sample>> {
@@ -37,13 +40,17 @@ fn samples() -> impl Strategy<Value = Vec<Sample>> {
         prop::collection::btree_set(1..9_u8, 0..5),
         any::<bool>(),
         any::<bool>(),
+        prop::option::of(prop::collection::btree_set(0..4_u8, 0..3)),
     )
-        .prop_map(|(number, endpoints, node_port, external_local)| Sample {
-            number,
-            endpoints,
-            node_port,
-            external_local,
-        });
+        .prop_map(
+            |(number, endpoints, node_port, external_local, ranges)| Sample {
+                number,
+                endpoints,
+                node_port,
+                external_local,
+                ranges,
+            },
+        );
     prop::collection::vec(sample, 0..4)
 }
 
@@ -63,7 +70,11 @@ fn service(sample: &Sample) -> Service {
         kind: ServiceKind::NodePort,
         cluster_ips: vec![cluster_ip(sample.number)],
         external_ips: Vec::new(),
-        load_balancer_ips: Vec::new(),
+        load_balancer_ips: sample
+            .ranges
+            .iter()
+            .map(|_| [203, 0, 113, sample.number].into())
+            .collect(),
         ports: vec![ServicePort {
             name: String::new(),
             protocol: 6,
@@ -81,10 +92,20 @@ fn service(sample: &Sample) -> Service {
             TrafficPolicy::Cluster
         },
         affinity_timeout_s: None,
-        source_ranges: Vec::new(),
+        source_ranges: sample
+            .ranges
+            .iter()
+            .flatten()
+            .map(|range| network(*range))
+            .collect(),
         health_check_node_port: 0,
         algorithm: Algorithm::Maglev,
     }
+}
+
+/// A network of clients.
+fn network(third: u8) -> IpNet {
+    IpNet::new([198, 51, third, 0].into(), 24).expect("a prefix")
 }
 
 fn slice(sample: &Sample) -> Slice {
@@ -135,7 +156,7 @@ fn node() -> NodeView {
         node_port_addresses: [[192, 168, 0, 1].into()].into(),
         pod_networks: ["10.244.3.0/24".parse().unwrap()].into(),
         localhost_node_ports: true,
-        interfaces: BTreeMap::new(),
+        ..NodeView::default()
     }
 }
 
@@ -165,6 +186,34 @@ fn answers(dataplane: &Memory) -> BTreeMap<(FrontendKey, bool, u32), Option<IpAd
     answers
 }
 
+/// Who is admitted, by frontend and network of clients.
+fn admitted(dataplane: &Memory) -> BTreeSet<(FrontendKey, u8)> {
+    let maps = dataplane.maps();
+    let mut admitted = BTreeSet::new();
+    for (key, frontend) in &maps.frontends {
+        for third in 0..4_u8 {
+            let range = SourceRange {
+                prefix_len: SourceRange::SERVICE_BITS + 96 + 24,
+                service: frontend.service,
+                addr: Addr::from(network(third).addr()),
+            };
+            let filters = frontend.flags & flags::SOURCE_RANGES != 0;
+            if !filters || maps.source_ranges.contains(&range) {
+                admitted.insert((*key, third));
+            }
+        }
+    }
+    admitted
+}
+
+/// Addresses that are noted as Services' though nobody can dial them.
+fn dead_vips(dataplane: &Memory) -> BTreeSet<Addr> {
+    let maps = dataplane.maps();
+    let dialled: BTreeSet<Addr> = maps.frontends.keys().map(|key| key.addr).collect();
+    let noted: BTreeSet<Addr> = maps.vips.keys().copied().collect();
+    &noted - &dialled
+}
+
 fn empty() -> Reconciler<Memory> {
     Reconciler::new(Memory::new(64, 64, 1 << 14), SEED).expect("memory does not fail")
 }
@@ -178,9 +227,11 @@ proptest! {
         let mut reconciler = empty();
         reconciler.reconcile(&model(&before), &node(), now).unwrap();
         let old = answers(&reconciler.dataplane);
+        let old_clients = admitted(&reconciler.dataplane);
         let mut whole = Reconciler::new(reconciler.dataplane.clone(), SEED).unwrap();
         let operations = whole.reconcile(&model(&after), &node(), now).unwrap().operations;
         let new = answers(&whole.dataplane);
+        let clients = &old_clients | &admitted(&whole.dataplane);
 
         for stop in 0..operations {
             let mut dataplane = reconciler.dataplane.clone();
@@ -194,6 +245,10 @@ proptest! {
                     "{point:?} got {answer:?} after {stop} of {operations}, not one of {allowed:?}"
                 );
             }
+            for client in admitted(&partly.dataplane) {
+                prop_assert!(clients.contains(&client), "{client:?} let in after {stop}");
+            }
+            prop_assert_eq!(dead_vips(&partly.dataplane), BTreeSet::new());
             // Whoever takes over from there arrives where the whole plan does.
             partly.dataplane.fails_after = usize::MAX;
             let mut next = Reconciler::new(partly.dataplane, SEED).unwrap();
@@ -225,6 +280,11 @@ proptest! {
         let mut fresh = empty();
         fresh.reconcile(&model(history.last().unwrap()), &node(), start).unwrap();
         prop_assert_eq!(served(&reconciler.dataplane), served(&fresh.dataplane));
+        prop_assert_eq!(admitted(&reconciler.dataplane), admitted(&fresh.dataplane));
+        let (maps, fresh_maps) = (reconciler.dataplane.maps(), fresh.dataplane.maps());
+        prop_assert_eq!(maps.source_ranges.len(), fresh_maps.source_ranges.len());
+        prop_assert_eq!(&maps.vips, &fresh_maps.vips);
+        prop_assert_eq!(&maps.service_nets, &fresh_maps.service_nets);
     }
 }
 
@@ -251,6 +311,7 @@ fn sample(number: u8, endpoints: impl IntoIterator<Item = u8>) -> Sample {
         endpoints: endpoints.into_iter().collect(),
         node_port: false,
         external_local: false,
+        ranges: None,
     }
 }
 
