@@ -237,6 +237,7 @@ fn act<F: Family, P: Program>(
         Action::Drop(outcome) => drop(run, outcome),
         Action::ToBackend => on::<F, P>(run, scratch, offsets, Action::ToBackend, Outcome::ToStack),
         Action::ToClient => on::<F, P>(run, scratch, offsets, Action::ToClient, Outcome::Replied),
+        Action::Remap(outcome) => remap::<F, P>(run.ctx.skb, scratch, offsets, outcome),
         Action::Out => out::<F, P>(run, scratch, offsets),
         Action::Bounce => bounce::<F, P>(run, scratch, offsets),
         Action::Reject => reject::<F, P>(run, scratch, offsets),
@@ -265,6 +266,18 @@ fn on<F: Family, P: Program>(
     }
     run.count(outcome);
     NEXT
+}
+
+/// Rewrites both ends of the packet, which goes on its way. Out of line: it is rare.
+#[inline(never)]
+fn remap<F: Family, P: Program>(
+    skb: *mut __sk_buff,
+    scratch: &Scratch,
+    offsets: Offsets,
+    outcome: Outcome,
+) -> i32 {
+    let run = &mut Run::<Skb, P>::new(Skb { skb });
+    on::<F, P>(run, scratch, offsets, Action::Remap(outcome), outcome)
 }
 
 #[inline(always)]

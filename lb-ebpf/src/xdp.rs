@@ -130,10 +130,13 @@ fn family<F: Family, P: Program>(run: &mut Run<Xdp, P>) -> u32 {
     scratch.parsed = parsed;
     match P::decide(run, scratch) {
         Action::Pass => xdp_action::XDP_PASS,
-        // Answers are tc's business; a pod's packets, and replies to them, never meet XDP.
-        Action::Defer | Action::Reject | Action::Echo | Action::Bounce | Action::ToClient => {
-            defer(run)
-        }
+        // What is rare is tc's business; a pod's packets, and replies to them, never meet XDP.
+        Action::Defer
+        | Action::Reject
+        | Action::Echo
+        | Action::Remap(_)
+        | Action::Bounce
+        | Action::ToClient => defer(run),
         Action::Drop(outcome) => drop(run, outcome),
         Action::ToBackend => to_stack::<F, P>(run, scratch, offsets),
         Action::Out => out::<F, P>(run, scratch, offsets),

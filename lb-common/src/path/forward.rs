@@ -217,9 +217,13 @@ fn reopen<E: Env>(env: &mut E, scratch: &mut Scratch) -> bool {
 /// that the flow is pinned to.
 #[inline(never)]
 fn recall<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> bool {
-    if set_leg(env, scratch, site, scratch.slot.previous)
-        && let Some(found) = follow_if_alive(env, scratch, site)
-    {
+    scratch.pin = Pin {
+        backend: scratch.slot.previous,
+        source_port: 0,
+        pad: 0,
+    };
+    let found = follow(env, scratch, site);
+    if found.has(Found::OURS) {
         // At once: the slot forgets its previous owner with the table's next change. And again
         // now and then: the pins that are not used are forgotten first.
         if !found.has(Found::PINNED) || found.has(Found::DUE) {
@@ -234,30 +238,35 @@ fn recall<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> bool {
     let Some(pin) = env.pin(&scratch.pin_key) else {
         return false;
     };
-    if !set_leg(env, scratch, site, pin.backend) {
-        return false;
-    }
-    scratch.leg.source_port = pin.source_port;
-    follow_if_alive(env, scratch, site).is_some()
+    scratch.pin = pin;
+    follow(env, scratch, site).has(Found::OURS)
 }
 
-/// What is known of the packet's flow, if it belongs to one of this candidate, and may stay there.
-#[inline(always)]
-fn follow_if_alive<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> Option<Found> {
+/// What is known of the packet's flow, if it is where `scratch.pin` says, and may stay there; else
+/// nothing. A port of 0 is the one that the backend sees if nothing speaks against it.
+///
+/// Out of line: the stack of all calls together is small.
+#[inline(never)]
+fn follow<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> Found {
+    if !set_leg(env, scratch, site, scratch.pin.backend) {
+        return Found::FREE;
+    }
+    if scratch.pin.source_port != 0 {
+        scratch.leg.source_port = scratch.pin.source_port;
+    }
     // A datagram can go anywhere; only a connection is worth a backend that is gone.
     if scratch.parsed.tuple.protocol != protocol::TCP && scratch.leg.serves == 0 {
-        return None;
+        return Found::FREE;
     }
     let found = find(env, scratch, site);
-    if !found.has(Found::OURS) {
-        return None;
-    }
     // A SYN goes where the table says now, unless it repeats one that is under way.
-    if scratch.parsed.is_syn() && !(found.has(Found::OPENING) && scratch.leg.serves != 0) {
-        return None;
+    let moves_on =
+        scratch.parsed.is_syn() && !(found.has(Found::OPENING) && scratch.leg.serves != 0);
+    if !found.has(Found::OURS) || moves_on {
+        return Found::FREE;
     }
     renew_if_due(env, scratch, found);
-    Some(found)
+    found
 }
 
 /// Makes `reference` the candidate. False if it means an earlier incarnation, or nothing.
@@ -280,7 +289,7 @@ pub(super) fn set_leg<E: Env>(
         reference,
         nat,
         port: backend.port,
-        source_port: source_port(env, scratch, nat, 0),
+        source_port: first_port(env, scratch, nat),
         serves: backend.serves().into(),
     };
     true
@@ -295,15 +304,22 @@ fn nat_of(backend: &Backend, tuple: &Tuple, site: Site) -> u32 {
     }
 }
 
+/// The port that a backend sees as source, if nothing speaks against it.
 #[inline(always)]
-pub(super) fn source_port<E: Env>(env: &E, scratch: &Scratch, nat: u32, attempt: u32) -> u16 {
+fn first_port<E: Env>(env: &E, scratch: &Scratch, nat: u32) -> u16 {
     // SCTP's checksum covers its ports, and is no sum of differences: they stay.
     if nat == Nat::KEEP || scratch.parsed.tuple.protocol == protocol::SCTP {
         scratch.parsed.tuple.src_port
     } else {
-        let hash = moving_hash(scratch, attempt);
-        select::snat_port(&env.config(), &scratch.parsed.tuple, hash, attempt)
+        other_port(env, scratch, 0)
     }
+}
+
+/// A port of the SNAT range, by the flow's hash.
+#[inline(always)]
+pub(super) fn other_port<E: Env>(env: &E, scratch: &Scratch, attempt: u32) -> u16 {
+    let hash = moving_hash(scratch, attempt);
+    select::snat_port(&env.config(), &scratch.parsed.tuple, hash, attempt)
 }
 
 /// The hash that selects what is tried at the `attempt`-th time. Alternatives are remembered by a
@@ -433,6 +449,10 @@ fn send<E: Env>(env: &E, scratch: &mut Scratch) -> Action {
         Nat::SNAT => {
             src.addr = snat.by_words();
             Action::Out
+        }
+        _ if leg.source_port != parsed.tuple.src_port => {
+            src.addr = parsed.tuple.src.by_words();
+            Action::Remap(Outcome::ToStack)
         }
         _ => Action::ToBackend,
     }

@@ -14,8 +14,8 @@ pub mod unserved;
 use bytemuck::Zeroable;
 
 use crate::{
-    Addr, Affinity, AffinityKey, Backend, DatapathConfig, Extent, Flow, FlowKey, Frontend,
-    FrontendKey, Hop, Interface, Pin, PinKey, Slot, SourceRange, Vip,
+    Addr, Affinity, AffinityKey, Backend, BackendRef, DatapathConfig, Extent, Flow, FlowKey,
+    Frontend, FrontendKey, Hop, Interface, Pin, PinKey, Slot, SourceRange, Vip,
     answer::Quote,
     counter::Outcome,
     flow::Now,
@@ -116,6 +116,9 @@ pub enum Action {
     ToBackend,
     /// Its source becomes [`Scratch::src`], and it goes on its way.
     ToClient,
+    /// Both ends are rewritten, and it goes on its way: the client's own port was taken. What
+    /// counts is which way it goes.
+    Remap(Outcome),
     /// Both ends are rewritten, and it leaves by [`Scratch::hop`] at once.
     Out,
     /// Both ends are rewritten, and it goes back to where it came from: the pod at the veth's
@@ -130,7 +133,7 @@ impl Action {
     pub fn rewrite(self, scratch: &Scratch) -> Rewrite {
         let (src, dst) = (scratch.src.by_words(), scratch.dst.by_words());
         let (src, dst) = match self {
-            Self::Out | Self::Bounce => (Some(src), Some(dst)),
+            Self::Out | Self::Bounce | Self::Remap(_) => (Some(src), Some(dst)),
             Self::ToBackend => (None, Some(dst)),
             Self::ToClient => (Some(src), None),
             Self::Pass | Self::Defer | Self::Drop(_) | Self::Reject | Self::Echo => (None, None),
@@ -171,6 +174,8 @@ pub struct Scratch {
     pub leg: Leg,
     /// What happens to the source address of a flow that is being opened.
     pub nat: u32,
+    /// The backend that it ought to get.
+    pub first: BackendRef,
     /// Whether an outdated record stands where the flow's own would be.
     pub is_stale: u32,
     /// SNAT address of the flow; unspecified without.

@@ -2,7 +2,7 @@
 
 use super::{
     Env, Route, Scratch, choose,
-    forward::{Found, Nat, Site, moving_hash, pin, set_key, set_leg, source_port},
+    forward::{Found, Nat, Site, moving_hash, other_port, pin, set_key, set_leg},
 };
 use crate::{Addr, Hop, counter::Outcome, frontend::flags, protocol, select};
 
@@ -32,6 +32,7 @@ pub(super) fn open<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site, found
     } else {
         scratch.slot.current
     };
+    scratch.first = first;
     if !set_leg(env, scratch, site, first) {
         return Opened::TornTable;
     }
@@ -52,7 +53,8 @@ pub(super) fn open<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site, found
     // Of a record of another backend nothing is known yet.
     scratch.is_stale = u32::from(by_chance || found == Found::STALE);
     for attempt in u32::from(!by_chance && found == Found::TAKEN)..select::PROBES {
-        if insert(env, scratch, site, attempt) {
+        let is_candidate = attempt == 0 || alternative(env, scratch, site, attempt);
+        if is_candidate && insert(env, scratch, site, attempt) {
             choose::bind(env, scratch);
             env.count(Outcome::NewFlow);
             return Opened::Send;
@@ -65,9 +67,6 @@ pub(super) fn open<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site, found
 /// forgets what it has seen on the way there.
 #[inline(never)]
 fn insert<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site, attempt: u32) -> bool {
-    if attempt != 0 && !alternative(env, scratch, site, attempt) {
-        return false;
-    }
     scratch.flow.backend = scratch.leg.reference;
     let is_pinned = attempt != 0 || choose::needs_pin(scratch);
     scratch.flow.pinned = u8::from(is_pinned);
@@ -92,8 +91,9 @@ fn is_stale<E: Env>(env: &mut E, scratch: &Scratch) -> bool {
         .is_some_and(|flow| flow.gives_way(is_syn, now))
 }
 
-/// Sets the SNAT address and the next hop of a candidate that needs them.
-#[inline(always)]
+/// Sets the SNAT address and the next hop of a candidate that needs them. Out of line, as
+/// [`alternative`]: the stack of all calls together is small.
+#[inline(never)]
 fn way_out<E: Env>(env: &E, scratch: &mut Scratch) -> Opened {
     if scratch.leg.nat != Nat::SNAT {
         scratch.hop = Hop::device(0);
@@ -119,20 +119,26 @@ fn way_out<E: Env>(env: &E, scratch: &mut Scratch) -> Opened {
     Opened::Send
 }
 
-/// Makes another port to the first candidate the candidate, where we choose the port; else
-/// another backend. False if there is none at this attempt.
-#[inline(always)]
+/// Makes another backend the candidate at the first attempts, if the client's own port is kept; else
+/// the first backend by another port. False if there is none at this attempt.
+#[inline(never)]
 fn alternative<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site, attempt: u32) -> bool {
-    if scratch.nat != Nat::KEEP {
-        if scratch.parsed.tuple.protocol == protocol::SCTP {
-            return false;
-        }
-        scratch.leg.source_port = source_port(env, scratch, scratch.nat, attempt);
-        return true;
+    /// Tries to find another backend.
+    const BACKENDS: u32 = select::PROBES / 2;
+    let keeps_port = scratch.nat == Nat::KEEP;
+    // Another backend is less of a change than another port, unless the client is bound to this one.
+    if keeps_port && attempt < BACKENDS && scratch.affinity_timeout_s == 0 {
+        let hash = select::probe(moving_hash(scratch, attempt), attempt);
+        let slot = env.slot(scratch.extent.slot_index(hash));
+        return slot.is_some_and(|slot| set_leg(env, scratch, site, slot.current))
+            && scratch.leg.nat == Nat::KEEP;
     }
-    let hash = select::probe(moving_hash(scratch, attempt), attempt);
-    let index = scratch.extent.slot_index(hash);
-    env.slot(index)
-        .is_some_and(|slot| set_leg(env, scratch, site, slot.current))
-        && scratch.leg.nat == Nat::KEEP
+    if scratch.parsed.tuple.protocol == protocol::SCTP {
+        return false;
+    }
+    if keeps_port && !set_leg(env, scratch, site, scratch.first) {
+        return false;
+    }
+    scratch.leg.source_port = other_port(env, scratch, attempt);
+    true
 }

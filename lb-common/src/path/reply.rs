@@ -49,7 +49,11 @@ fn undo<E: Env>(
 pub fn unmask<E: Env>(env: &mut E, scratch: &mut Scratch, edge: u32) -> Option<Action> {
     scratch.key = FlowKey::of_reply(&scratch.parsed.tuple, edge);
     undo(env, scratch, |_, _| true)?;
-    Some(Action::ToClient)
+    Some(if scratch.dst.port == scratch.parsed.tuple.dst_port {
+        Action::ToClient
+    } else {
+        Action::Remap(Outcome::Replied)
+    })
 }
 
 /// A reply to an SNAT address: both ends are translated back, and it leaves at once. Nothing if

@@ -4,11 +4,11 @@ use std::{collections::BTreeSet, net::SocketAddr};
 
 use lb_common::{
     Phase,
-    counter::Outcome::{NewFlow, NoSnatPort, Redirected, Replied, ToStack},
+    counter::Outcome::{NewFlow, Redirected, Replied, ToStack},
     wire::tcp::{ACK, FIN, RST},
 };
 use lb_tests::programs::{
-    Bench, Case, Packet, Pod, Program, Service, Verdict, each_case, each_case_on_the_wire,
+    Bench, Case, Family, Packet, Pod, Program, Service, Verdict, each_case, each_case_on_the_wire,
 };
 
 /// A port in the range of SNAT.
@@ -93,9 +93,16 @@ fn each_tcp(test: impl Fn(&mut Bench, Case) + Sync) {
 
 /// The phase of the only connection.
 #[track_caller]
+/// The phase of the only connection to the first Service.
 fn phase(bench: &Bench) -> Phase {
-    let [(_, flow)] = bench.flows()[..] else {
-        panic!("one connection: {:?}", bench.flows());
+    let vips = Family::ALL.map(|family| family.vip(1).into());
+    let flows: Vec<_> = bench
+        .flows()
+        .into_iter()
+        .filter(|(_, flow)| vips.contains(&flow.frontend))
+        .collect();
+    let [(_, flow)] = flows[..] else {
+        panic!("one connection: {flows:?}");
     };
     flow.phase()
 }
@@ -252,7 +259,7 @@ fn datagrams_leave_a_backend_that_is_gone_and_connections_stay() {
 }
 
 #[test]
-fn one_client_port_to_two_services_of_one_pod_gets_two_backends() {
+fn one_client_port_to_two_services_of_the_same_pods_gets_replies_that_can_be_told_apart() {
     each_case(|bench, case| {
         bench.serve(&[Service::new(1, three()), Service::new(2, three())]);
         let (first, second) = (case.vip(1), case.vip(2));
@@ -265,15 +272,32 @@ fn one_client_port_to_two_services_of_one_pod_gets_two_backends() {
             let packet = case.opening(client, second);
             let counted = [NewFlow, ToStack];
             let run = bench.run_checked(Program::PodIngress, &packet, Verdict::Next, &counted);
-            let [_, other] = run.ends();
-            assert_ne!(chosen, other, "their replies could not be told apart");
+            // Another backend, or as a last resort another port.
+            let [seen, other] = run.ends();
+            assert_ne!((client, chosen), (seen, other));
             conflicts += bench.pins().len() - pins;
 
             for _ in 0..2 {
                 check_to(bench, &case.following(client, first), chosen, false);
-                check_to(bench, &case.following(client, second), other, false);
+                let next = case.following(client, second);
+                let expected = next.clone().from(seen).to(other);
+                bench.check(
+                    Program::PodIngress,
+                    &next,
+                    Verdict::Next,
+                    &expected,
+                    &[ToStack],
+                );
                 check_reply(bench, case, chosen, client, first);
-                check_reply(bench, case, other, client, second);
+                let reply = case.answer(other, seen);
+                let expected = reply.clone().from(second).to(client);
+                bench.check(
+                    Program::PodEgress,
+                    &reply,
+                    Verdict::Next,
+                    &expected,
+                    &[Replied],
+                );
             }
         }
         assert!((3..=24).contains(&conflicts), "{conflicts} conflicts of 32");
@@ -326,26 +350,46 @@ fn two_clients_with_one_port_get_two_source_ports() {
     });
 }
 
+/// Opens a connection from the same port to a second Service with the same backend; its port, as
+/// the backend sees it, is another one.
+fn open_second(bench: &mut Bench, case: Case, client: SocketAddr) -> SocketAddr {
+    let backend = case.backend(1, 11);
+    let second = case.opening(client, case.vip(2));
+    let counted = &[NewFlow, ToStack];
+    let run = bench.run_checked(Program::PodIngress, &second, Verdict::Next, counted);
+    let [seen, to] = run.ends();
+    assert_eq!((seen.ip(), to), (client.ip(), backend));
+    assert!(bench.config().is_snat_port(seen.port()), "{seen}");
+    assert_eq!(run.frame, second.from(seen).to(backend).bytes());
+    seen
+}
+
 #[test]
-fn connection_whose_replies_could_not_be_told_from_anothers_is_dropped() {
+fn connection_whose_replies_could_not_be_told_from_anothers_gets_another_port() {
     each_case(|bench, case| {
         bench.serve(&[one(11), Service::new(2, [Pod::on(1, 11)])]);
-        let client = case.pod_client(PORT);
-        check_to(
-            bench,
-            &case.opening(client, case.vip(1)),
-            case.backend(1, 11),
-            true,
-        );
-        let second = case.opening(client, case.vip(2));
+        let (client, backend) = (case.pod_client(PORT), case.backend(1, 11));
+        check_to(bench, &case.opening(client, case.vip(1)), backend, true);
+        let seen = open_second(bench, case, client);
+        let next = case.following(client, case.vip(2));
+        let expected = next.clone().from(seen).to(backend);
         bench.check(
             Program::PodIngress,
-            &second,
-            Verdict::Drop,
-            &second,
-            &[NoSnatPort],
+            &next,
+            Verdict::Next,
+            &expected,
+            &[ToStack],
         );
-        check_reply(bench, case, case.backend(1, 11), client, case.vip(1));
+        let reply = case.answer(backend, seen);
+        let expected = reply.clone().from(case.vip(2)).to(client);
+        bench.check(
+            Program::PodEgress,
+            &reply,
+            Verdict::Next,
+            &expected,
+            &[Replied],
+        );
+        check_reply(bench, case, backend, client, case.vip(1));
     });
 }
 
@@ -389,28 +433,20 @@ fn record_of_a_closed_connection_makes_room_for_another_client_at_once() {
 #[test]
 fn record_of_a_connection_with_a_reset_is_kept_for_a_while() {
     each_tcp(|bench, case| {
-        bench.serve(&[one(11), Service::new(2, [Pod::on(1, 11)])]);
+        bench.serve(&[1, 2, 3].map(|number| Service::new(number, [Pod::on(1, 11)])));
         let (client, backend) = (case.pod_client(PORT), case.backend(1, 11));
         let reset = Packet::new(case.transport, RST, client, case.vip(1));
         check_to(bench, &case.opening(client, case.vip(1)), backend, true);
         check_reply(bench, case, backend, client, case.vip(1));
         check_to(bench, &reset, backend, false);
         assert_eq!(phase(bench), Phase::Reset);
-        let second = case.opening(client, case.vip(2));
-        let dropped = &[NoSnatPort];
-        bench.check(
-            Program::PodIngress,
-            &second,
-            Verdict::Drop,
-            &second,
-            dropped,
-        );
+        open_second(bench, case, client);
         // Whoever goes on did not accept it.
         check_to(bench, &case.following(client, case.vip(1)), backend, false);
         assert_eq!(phase(bench), Phase::Established);
         check_to(bench, &reset, backend, false);
         bench.age(Phase::Reset.lifetime_s(case.transport.protocol()) + 1);
-        check_to(bench, &second, backend, true);
+        check_to(bench, &case.opening(client, case.vip(3)), backend, true);
     });
 }
 

@@ -337,7 +337,7 @@ impl Heard {
 
     /// The same, as far as `expected` tells.
     #[must_use]
-    fn as_far_as(self, expected: &Self) -> Self {
+    fn limited_to(self, expected: &Self) -> Self {
         match (self, expected) {
             (Self::Answered { by, .. }, Self::Answered { seen, .. }) if seen.is_empty() => {
                 Self::answered(by)
@@ -420,7 +420,7 @@ pub(crate) fn check_all(expected: &[(Ask<'_>, Heard, String)]) {
     for chunk in expected.chunks(16) {
         let requests: Vec<Requests> = chunk.iter().map(|(ask, ..)| ask.start()).collect();
         for ((ask, expected, what), requests) in chunk.iter().zip(requests) {
-            let heard = ask.heard(requests).as_far_as(expected);
+            let heard = ask.heard(requests).limited_to(expected);
             let Ask {
                 from, protocol, to, ..
             } = ask;
