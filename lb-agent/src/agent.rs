@@ -303,13 +303,15 @@ impl Agent {
 
 /// This node by its own object, or where there is none, by its devices.
 fn node_view(options: &NodeOptions, snapshot: &Snapshot, devices: &interfaces::State) -> NodeView {
-    let internal_ips = snapshot.model.node.as_ref().map(|node| &node.internal_ips);
+    let node = snapshot.model.node.as_ref();
+    let internal_ips = node.map(|node| &node.internal_ips);
     let primary: BTreeSet<_> = match internal_ips {
         Some(ips) if !ips.is_empty() => ips.iter().copied().collect(),
         _ => devices.node_addresses.clone(),
     };
     NodeView {
         name: options.name.clone(),
+        zone: node.and_then(|node| node.zone.clone()),
         own_addresses: &primary | &devices.node_addresses,
         local_addresses: devices.local_addresses.clone(),
         node_port_addresses: primary,

@@ -11,7 +11,7 @@ use lb_common::{
 
 use super::{
     FrontendSpec, Full, Ids, Members, NodeView, Port, PortName, Rejection, Scope, Tables,
-    endpoints::{Candidates, candidates, cluster_set, is_allowed, is_usable, local_set},
+    endpoints::{Candidate, Candidates, candidates, is_allowed, memberships},
     frontends::wanted,
     nets::service_nets,
     ranges::Filter,
@@ -112,7 +112,7 @@ impl Compiler<'_> {
         };
         let mut found = candidates(slices, &port.name, port.protocol, is_v4, &self.node.name);
         self.drop_forbidden(service_name, &mut found);
-        if found.values().any(is_usable) {
+        if found.values().any(Candidate::is_usable) {
             for spec in frontends.values_mut() {
                 spec.flags |= flags::HAS_ENDPOINTS;
             }
@@ -141,25 +141,24 @@ impl Compiler<'_> {
     }
 
     /// Puts endpoints into a port's sets. A set that no client uses stays empty (item 15).
-    fn fill(&mut self, id: u32, port: &mut Port, found: &Candidates) -> Result<(), Full> {
-        let (cluster, local) = (cluster_set(found), local_set(found));
+    fn fill(&mut self, id: u32, port: &mut Port, found: &Candidates<'_>) -> Result<(), Full> {
         let specs = port.frontends.values();
-        let scopes: BTreeSet<Scope> = specs.flat_map(|spec| [spec.outside, spec.inside]).collect();
-        let any_serves = found.values().any(|candidate| candidate.serving);
+        let used: BTreeSet<Scope> = specs.flat_map(|spec| [spec.outside, spec.inside]).collect();
+        let members = memberships(found, &used, self.node);
+        let any_serves = found.values().any(|candidate| candidate.endpoint.serving);
         for (key, candidate) in found {
             let (addr, number) = (Addr::from(key.0), key.1);
             let reference = self.ids.backend(id, addr, number)?;
-            let mut member_of = 0;
-            if scopes.contains(&Scope::Cluster) && cluster.contains(key) {
-                member_of |= sets::CLUSTER;
+            let member_of = members.get(key).copied().unwrap_or(0);
+            if member_of & sets::CLUSTER != 0 {
                 port.cluster.insert(reference);
             }
-            if scopes.contains(&Scope::Local) && local.contains(key) {
-                member_of |= sets::LOCAL;
+            if member_of & sets::LOCAL != 0 {
                 port.local.insert(reference);
             }
             // A flow of UDP leaves an endpoint that does not serve, if another one does (item 59).
-            let leaves = port.name.protocol == protocol::UDP && !candidate.serving && any_serves;
+            let serves = candidate.endpoint.serving || !any_serves;
+            let leaves = port.name.protocol == protocol::UDP && !serves;
             let state = match (member_of, leaves) {
                 (0, true) => BackendState::Gone,
                 (0, false) => BackendState::Terminating,
@@ -187,7 +186,7 @@ impl Compiler<'_> {
         self.node.pod_networks.iter().any(|net| net.contains(&addr))
     }
 
-    fn drop_forbidden(&mut self, service: &ObjectName, found: &mut Candidates) {
+    fn drop_forbidden(&mut self, service: &ObjectName, found: &mut Candidates<'_>) {
         found.retain(|(addr, _), _| {
             let allowed = is_allowed(*addr);
             if !allowed {

@@ -139,6 +139,8 @@ impl fmt::Display for PortName {
 pub struct NodeView {
     /// Its name: endpoints with this node name are local (item 9).
     pub name: String,
+    /// Its zone, which endpoints may be meant for (item 17).
+    pub zone: Option<String>,
     /// Addresses that it is known by, and that its own packets carry.
     pub own_addresses: BTreeSet<IpAddr>,
     /// Every address of its devices: packets for these come up to its processes.
