@@ -20,7 +20,7 @@ use crate::{
         self,
         bpf::{self, BpfDataplane, XdpMode, kernel},
     },
-    desired::NodeView,
+    desired::{ExternalIps, NodePortAddresses, NodeView},
     interfaces::{self, Overrides},
     model::Rejection,
     object,
@@ -57,6 +57,12 @@ pub struct Options {
 pub struct NodeOptions {
     /// Its name; endpoints with this name are local.
     pub name: String,
+    /// On which of its addresses NodePorts are served.
+    pub node_port_addresses: NodePortAddresses,
+    /// Whether its processes reach NodePorts on loopback addresses.
+    pub localhost_node_ports: bool,
+    /// Which external addresses Services may have.
+    pub external_ips: ExternalIps,
     /// Whether source ranges hold for external addresses and NodePorts, too.
     pub source_ranges_everywhere: bool,
 }
@@ -303,19 +309,24 @@ impl Agent {
 
 /// This node by its own object, or where there is none, by its devices.
 fn node_view(options: &NodeOptions, snapshot: &Snapshot, devices: &interfaces::State) -> NodeView {
-    let internal_ips = snapshot.model.node.as_ref().map(|node| &node.internal_ips);
+    let node = snapshot.model.node.as_ref();
+    let internal_ips = node.map(|node| &node.internal_ips);
     let primary: BTreeSet<_> = match internal_ips {
         Some(ips) if !ips.is_empty() => ips.iter().copied().collect(),
         _ => devices.node_addresses.clone(),
     };
     NodeView {
         name: options.name.clone(),
+        zone: node.and_then(|node| node.zone.clone()),
         own_addresses: &primary | &devices.node_addresses,
         local_addresses: devices.local_addresses.clone(),
-        node_port_addresses: primary,
+        node_port_addresses: options
+            .node_port_addresses
+            .choose(&primary, &devices.local_addresses),
         pod_networks: devices.pod_networks.clone(),
-        localhost_node_ports: true,
+        localhost_node_ports: options.localhost_node_ports,
         source_ranges_everywhere: options.source_ranges_everywhere,
+        external_ips: options.external_ips.clone(),
         interfaces: devices.interfaces(),
     }
 }

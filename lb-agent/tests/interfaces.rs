@@ -240,3 +240,23 @@ fn many_routes_do_not_hinder_the_reading() {
         }
     });
 }
+
+#[test]
+fn s21_an_address_of_any_device_is_known_while_it_is_there() {
+    in_namespace(async || {
+        ip("link set lo up");
+        let mut states = watch(Overrides::default()).await.unwrap();
+        let added = "192.0.2.7".parse().unwrap();
+        assert!(!states.borrow().local_addresses.contains(&added));
+        ip("addr add 192.0.2.7/32 dev lo");
+        until(&mut states, "the address is there", |state| {
+            state.local_addresses.contains(&added)
+        })
+        .await;
+        ip("addr del 192.0.2.7/32 dev lo");
+        until(&mut states, "the address is gone", |state| {
+            !state.local_addresses.contains(&added)
+        })
+        .await;
+    });
+}

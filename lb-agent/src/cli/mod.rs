@@ -1,5 +1,6 @@
 //! The command line.
 
+mod addresses;
 mod counters;
 mod run;
 

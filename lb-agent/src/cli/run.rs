@@ -5,6 +5,7 @@ use std::{env, fs, path::PathBuf};
 use clap::{Args, ValueEnum};
 use lb_common::maps;
 
+use super::addresses;
 use crate::{
     agent::{Capacities, NodeOptions, Options, Source},
     dataplane::bpf::XdpMode,
@@ -56,6 +57,31 @@ pub struct RunArgs {
     #[arg(long = "pod-interface", value_name = "PREFIX")]
     pod_interfaces: Vec<String>,
 
+    /// Where NodePorts are served: "primary" for the node's internal addresses, or networks, for
+    /// the addresses in them; may be repeated. A family of which no network is given is open on
+    /// all addresses.
+    #[arg(
+        long,
+        value_name = "NETWORK",
+        value_delimiter = ',',
+        default_value = "primary"
+    )]
+    nodeport_addresses: Vec<String>,
+
+    /// Whether processes of the node reach NodePorts at 127.0.0.1 and ::1; nobody else does.
+    #[arg(long, value_enum, default_value_t)]
+    localhost_nodeports: Switch,
+
+    /// Which externalIPs Services may have: "allow" for all, "deny" for none, or networks; may be
+    /// repeated. Whoever may write a Service can draw the traffic for such an address to it.
+    #[arg(
+        long,
+        value_name = "NETWORK",
+        value_delimiter = ',',
+        default_value = "allow"
+    )]
+    external_ips: Vec<String>,
+
     /// Where loadBalancerSourceRanges hold.
     #[arg(long, value_enum, default_value_t)]
     source_ranges: SourceRanges,
@@ -101,6 +127,16 @@ enum Xdp {
     Off,
 }
 
+/// Yes or no.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Switch {
+    /// Yes.
+    #[default]
+    On,
+    /// No.
+    Off,
+}
+
 /// Where source ranges hold.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 enum SourceRanges {
@@ -120,6 +156,16 @@ pub enum Error {
     /// There is no control group to attach to.
     #[error("no cgroup2 file system is mounted; mount one, or say --socket-lb off")]
     NoCgroup,
+    /// A flag that takes networks has something else.
+    #[error("{flag}: {value} is no network, as 192.0.2.0/24 is, nor {words} alone")]
+    Network {
+        /// The flag.
+        flag: &'static str,
+        /// What it has.
+        value: String,
+        /// Words that may stand there instead.
+        words: &'static str,
+    },
 }
 
 impl RunArgs {
@@ -142,6 +188,9 @@ impl RunArgs {
             node: NodeOptions {
                 // Kubernetes' node names are DNS names, in lower case.
                 name: node_name.to_lowercase(),
+                node_port_addresses: addresses::node_ports(&self.nodeport_addresses)?,
+                localhost_node_ports: self.localhost_nodeports == Switch::On,
+                external_ips: addresses::external_ips(&self.external_ips)?,
                 source_ranges_everywhere: self.source_ranges == SourceRanges::External,
             },
             source: match self.manifests {
@@ -214,6 +263,13 @@ mod tests {
     #[test]
     fn node_names_are_lower_case() {
         assert_eq!(options(&[]).node.name, "node1");
+    }
+
+    #[test]
+    fn s22_node_ports_are_on_loopback_unless_told_otherwise() {
+        assert!(options(&[]).node.localhost_node_ports);
+        let off = options(&["--localhost-nodeports", "off"]);
+        assert!(!off.node.localhost_node_ports);
     }
 
     #[test]

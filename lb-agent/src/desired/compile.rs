@@ -11,10 +11,9 @@ use lb_common::{
 
 use super::{
     FrontendSpec, Full, Ids, Members, NodeView, Port, PortName, Rejection, Scope, Tables,
-    endpoints::{Candidates, candidates, cluster_set, is_allowed, is_usable, local_set},
-    frontends::wanted,
+    endpoints::{Candidate, Candidates, candidates, is_allowed, memberships},
+    frontends::Dialled,
     nets::service_nets,
-    ranges::Filter,
 };
 use crate::model::{Model, ObjectName, Service, ServiceKind, ServicePort, Slice};
 
@@ -27,6 +26,7 @@ pub fn compile(model: &Model, node: &NodeView, ids: &mut Ids) -> (Tables, Vec<Re
         node,
         ids,
         taken: HashMap::new(),
+        cluster_ips: cluster_ips(model),
         tables: Tables {
             interfaces: node.interfaces.clone(),
             service_nets,
@@ -56,11 +56,24 @@ pub fn compile(model: &Model, node: &NodeView, ids: &mut Ids) -> (Tables, Vec<Re
     (tables, rejections.into_iter().collect())
 }
 
+/// Cluster addresses by the Service that has them.
+fn cluster_ips(model: &Model) -> HashMap<IpAddr, &ObjectName> {
+    let served = model
+        .services
+        .iter()
+        .filter(|(_, service)| service.kind != ServiceKind::ExternalName);
+    let addrs =
+        served.flat_map(|(name, service)| service.cluster_ips.iter().map(move |ip| (*ip, name)));
+    addrs.collect()
+}
+
 struct Compiler<'a> {
     node: &'a NodeView,
     ids: &'a mut Ids,
     /// Frontends by the Service that has them: the first in the order of names.
     taken: HashMap<FrontendKey, ObjectName>,
+    /// Cluster addresses by the Service that has them.
+    cluster_ips: HashMap<IpAddr, &'a ObjectName>,
     tables: Tables,
     rejections: BTreeSet<Rejection>,
 }
@@ -77,42 +90,44 @@ impl Compiler<'_> {
         }
         for cluster_ip in &service.cluster_ips {
             self.vip(*cluster_ip, vip::flags::CLUSTER_IP);
-            let filter = Filter::new(service, cluster_ip.is_ipv4(), self.node);
+            let holder = |addr| {
+                let holder = self.cluster_ips.get(&addr).copied();
+                holder.filter(|holder| *holder != name)
+            };
+            let (dialled, refusals) = Dialled::new(service, self.node, *cluster_ip, holder);
+            for (field, reason) in refusals {
+                self.reject(name, field, reason);
+            }
             for port in &service.ports {
-                if !matches!(port.protocol, protocol::TCP | protocol::UDP) {
-                    let proto = protocol::name(port.protocol);
-                    let reason = format!("port {}: {proto} is not served yet", port.port);
-                    self.reject(name, reason);
-                    continue;
-                }
-                let wanted = wanted(service, *cluster_ip, port, self.node, &filter);
-                let frontends = self.take(name, wanted);
-                if !frontends.is_empty() {
-                    let is_v4 = cluster_ip.is_ipv4();
-                    self.port(name, port, is_v4, frontends, slices.clone(), &filter);
-                }
+                let port_name = PortName {
+                    service: name.clone(),
+                    port: port.name.clone(),
+                    protocol: port.protocol,
+                    is_v4: cluster_ip.is_ipv4(),
+                };
+                self.port(port_name, port, slices.clone(), &dialled);
             }
         }
     }
 
     fn port<'s>(
         &mut self,
-        service_name: &ObjectName,
+        name: PortName,
         port: &ServicePort,
-        is_v4: bool,
-        mut frontends: BTreeMap<FrontendKey, FrontendSpec>,
         slices: impl Iterator<Item = &'s Slice>,
-        filter: &Filter,
+        dialled: &Dialled<'_>,
     ) {
-        let name = PortName {
-            service: service_name.clone(),
-            port: port.name.clone(),
-            protocol: port.protocol,
-            is_v4,
-        };
-        let mut found = candidates(slices, &port.name, port.protocol, is_v4, &self.node.name);
-        self.drop_forbidden(service_name, &mut found);
-        if found.values().any(is_usable) {
+        let service = &name.service;
+        let node = &self.node.name;
+        let mut found = candidates(slices, &port.name, port.protocol, name.is_v4, node);
+        self.drop_forbidden(service, &mut found);
+        let mut wanted = dialled.wanted(port);
+        self.drop_impossible(service, &mut wanted, &found);
+        let mut frontends = self.take(service, wanted);
+        if frontends.is_empty() {
+            return;
+        }
+        if found.values().any(Candidate::is_usable) {
             for spec in frontends.values_mut() {
                 spec.flags |= flags::HAS_ENDPOINTS;
             }
@@ -121,12 +136,12 @@ impl Compiler<'_> {
         let id = self.ids.port(&name, frontends.keys());
 
         let mut entry = Port {
-            name,
             backends: BTreeMap::new(),
             cluster: Members::new(),
             local: Members::new(),
-            source_ranges: filter.keys(id, &frontends),
+            source_ranges: dialled.filter.keys(id, &frontends),
             frontends,
+            name,
         };
         match self.fill(id, &mut entry, &found) {
             Ok(()) => {
@@ -134,32 +149,59 @@ impl Compiler<'_> {
             }
             Err(Full) => {
                 let reason = "the map BACKENDS is full: raise --backends-max".to_owned();
-                self.reject(service_name, reason);
+                self.reject(&entry.name.service, "", reason);
                 self.tables.kept.insert(id);
             }
         }
     }
 
+    /// Leaves out what the programs cannot translate: an unknown protocol, and the port of SCTP,
+    /// whose checksum (CRC32c) covers the whole packet.
+    fn drop_impossible(
+        &mut self,
+        service: &ObjectName,
+        wanted: &mut Vec<(FrontendKey, FrontendSpec)>,
+        found: &Candidates<'_>,
+    ) {
+        let usable = found.iter().filter(|(_, candidate)| candidate.is_usable());
+        let ports: BTreeSet<u16> = usable.map(|((_, port), _)| *port).collect();
+        wanted.retain(|(key, _)| {
+            let proto = protocol::name(key.protocol);
+            let reason = match key.protocol {
+                protocol::TCP | protocol::UDP => return true,
+                protocol::SCTP => {
+                    let Some(other) = ports.iter().find(|port| **port != key.port) else {
+                        return true;
+                    };
+                    format!("endpoints serve port {other}, and {proto} needs the same everywhere")
+                }
+                _ => "the protocol is not served".to_owned(),
+            };
+            let number = key.port;
+            self.reject(service, "spec.ports", format!("{number}/{proto}: {reason}"));
+            false
+        });
+    }
+
     /// Puts endpoints into a port's sets. A set that no client uses stays empty (item 15).
-    fn fill(&mut self, id: u32, port: &mut Port, found: &Candidates) -> Result<(), Full> {
-        let (cluster, local) = (cluster_set(found), local_set(found));
+    fn fill(&mut self, id: u32, port: &mut Port, found: &Candidates<'_>) -> Result<(), Full> {
         let specs = port.frontends.values();
-        let scopes: BTreeSet<Scope> = specs.flat_map(|spec| [spec.outside, spec.inside]).collect();
-        let any_serves = found.values().any(|candidate| candidate.serving);
+        let used: BTreeSet<Scope> = specs.flat_map(|spec| [spec.outside, spec.inside]).collect();
+        let members = memberships(found, &used, self.node);
+        let any_serves = found.values().any(|candidate| candidate.endpoint.serving);
         for (key, candidate) in found {
             let (addr, number) = (Addr::from(key.0), key.1);
             let reference = self.ids.backend(id, addr, number)?;
-            let mut member_of = 0;
-            if scopes.contains(&Scope::Cluster) && cluster.contains(key) {
-                member_of |= sets::CLUSTER;
+            let member_of = members.get(key).copied().unwrap_or(0);
+            if member_of & sets::CLUSTER != 0 {
                 port.cluster.insert(reference);
             }
-            if scopes.contains(&Scope::Local) && local.contains(key) {
-                member_of |= sets::LOCAL;
+            if member_of & sets::LOCAL != 0 {
                 port.local.insert(reference);
             }
             // A flow of UDP leaves an endpoint that does not serve, if another one does (item 59).
-            let leaves = port.name.protocol == protocol::UDP && !candidate.serving && any_serves;
+            let serves = candidate.endpoint.serving || !any_serves;
+            let leaves = port.name.protocol == protocol::UDP && !serves;
             let state = match (member_of, leaves) {
                 (0, true) => BackendState::Gone,
                 (0, false) => BackendState::Terminating,
@@ -171,7 +213,9 @@ impl Compiler<'_> {
                 port: number,
                 generation: reference.generation(),
                 state: state as u8,
-                local: (candidate.local || self.is_on_this_node(key.0)).into(),
+                // Policies go by the endpoint's node name alone (item 9); this is about the way of
+                // packets.
+                local: (candidate.local || self.node.is_on_this_node(key.0)).into(),
                 protocol: port.name.protocol,
                 sets: member_of,
                 pad: 0,
@@ -181,18 +225,12 @@ impl Compiler<'_> {
         Ok(())
     }
 
-    /// Whether an address is in a network of this node's own. Policies go by the endpoint's node
-    /// name alone (item 9); this is about the way of packets.
-    fn is_on_this_node(&self, addr: IpAddr) -> bool {
-        self.node.pod_networks.iter().any(|net| net.contains(&addr))
-    }
-
-    fn drop_forbidden(&mut self, service: &ObjectName, found: &mut Candidates) {
+    fn drop_forbidden(&mut self, service: &ObjectName, found: &mut Candidates<'_>) {
         found.retain(|(addr, _), _| {
             let allowed = is_allowed(*addr);
             if !allowed {
                 let reason = format!("endpoint {addr}: an address that no Service may reach");
-                self.reject(service, reason);
+                self.reject(service, "", reason);
             }
             allowed
         });
@@ -211,7 +249,7 @@ impl Compiler<'_> {
                     let (addr, number) = (key.addr, key.port);
                     let proto = protocol::name(key.protocol);
                     let reason = format!("{addr}:{number}/{proto} is taken by {owner}");
-                    self.reject(name, reason);
+                    self.reject(name, "", reason);
                 }
                 Some(_) => {}
                 None => {
@@ -245,10 +283,10 @@ impl Compiler<'_> {
         }
     }
 
-    fn reject(&mut self, object: &ObjectName, reason: String) {
+    fn reject(&mut self, object: &ObjectName, field: &str, reason: String) {
         self.rejections.insert(Rejection {
             object: format!("Service {object}"),
-            field: String::new(),
+            field: field.to_owned(),
             reason,
         });
     }

@@ -5,21 +5,21 @@ use std::{
     net::IpAddr,
 };
 
-use lb_common::Protocol;
+use lb_common::{Protocol, backend::sets};
 
+use super::{NodeView, Scope};
 use crate::model::{Endpoint, Slice};
 
 /// An endpoint of one Service port.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Candidate {
-    pub(super) ready: bool,
-    pub(super) serving: bool,
-    pub(super) terminating: bool,
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Candidate<'a> {
+    pub(super) endpoint: &'a Endpoint,
+    /// Whether it says that it is on this node (item 9).
     pub(super) local: bool,
 }
 
 /// Endpoints of one Service port by address and port.
-pub(super) type Candidates = BTreeMap<(IpAddr, u16), Candidate>;
+pub(super) type Candidates<'a> = BTreeMap<(IpAddr, u16), Candidate<'a>>;
 
 /// The endpoints that serve the port `name` in one family, from all slices of the Service.
 ///
@@ -31,7 +31,7 @@ pub(super) fn candidates<'a>(
     protocol: Protocol,
     is_v4: bool,
     node: &str,
-) -> Candidates {
+) -> Candidates<'a> {
     let mut found = Candidates::new();
     for slice in slices {
         let ports: BTreeSet<u16> = slice
@@ -41,66 +41,126 @@ pub(super) fn candidates<'a>(
             .map(|port| port.port)
             .collect();
         for endpoint in slice.endpoints.iter().filter(|e| e.addr.is_ipv4() == is_v4) {
+            let local = endpoint.node.as_deref() == Some(node);
             for port in &ports {
-                add(
-                    &mut found,
-                    (endpoint.addr, *port),
-                    candidate(endpoint, node),
-                );
+                let key = (endpoint.addr, *port);
+                add(&mut found, key, Candidate { endpoint, local });
             }
         }
     }
     found
 }
 
-fn candidate(endpoint: &Endpoint, node: &str) -> Candidate {
-    Candidate {
-        ready: endpoint.ready,
-        serving: endpoint.serving,
-        terminating: endpoint.terminating,
-        local: endpoint.node.as_deref() == Some(node),
-    }
-}
-
-fn add(found: &mut Candidates, key: (IpAddr, u16), candidate: Candidate) {
-    let known = found.entry(key).or_insert_with(|| candidate.clone());
-    if known.terminating && !candidate.terminating {
+fn add<'a>(found: &mut Candidates<'a>, key: (IpAddr, u16), candidate: Candidate<'a>) {
+    let known = found.entry(key).or_insert(candidate);
+    if known.endpoint.terminating && !candidate.endpoint.terminating {
         *known = candidate;
     }
 }
 
-/// Ready endpoints; if there is none anywhere, those that serve while they terminate (item 13).
-pub(super) fn cluster_set(candidates: &Candidates) -> BTreeSet<(IpAddr, u16)> {
-    choose(candidates, |_| true)
+impl Candidate<'_> {
+    fn is_ready(&self) -> bool {
+        self.endpoint.ready
+    }
+
+    /// Whether it may serve where nobody is ready.
+    fn is_last_resort(&self) -> bool {
+        self.endpoint.serving && self.endpoint.terminating
+    }
+
+    /// Whether it may serve clients somewhere, if not here (item 16).
+    pub(super) fn is_usable(&self) -> bool {
+        self.is_ready() || self.is_last_resort()
+    }
 }
 
-/// The same among this node's endpoints, independently of the others (item 14).
-pub(super) fn local_set(candidates: &Candidates) -> BTreeSet<(IpAddr, u16)> {
-    choose(candidates, |candidate| candidate.local)
-}
-
-fn choose(
-    candidates: &Candidates,
-    eligible: impl Fn(&Candidate) -> bool,
-) -> BTreeSet<(IpAddr, u16)> {
-    let select = |wanted: &dyn Fn(&Candidate) -> bool| -> BTreeSet<_> {
-        candidates
-            .iter()
-            .filter(|(_, c)| eligible(c) && wanted(c))
-            .map(|(key, _)| *key)
-            .collect()
+/// The sets that endpoints are in, by address and port, as bits of `lb_common::backend::sets`. A
+/// set that no client uses has no endpoints (item 15).
+pub(super) fn memberships(
+    found: &Candidates<'_>,
+    used: &BTreeSet<Scope>,
+    node: &NodeView,
+) -> BTreeMap<(IpAddr, u16), u8> {
+    let mut members = BTreeMap::new();
+    let mut join = |set, keys: Vec<&(IpAddr, u16)>| {
+        for key in keys {
+            *members.entry(*key).or_insert(0) |= set;
+        }
     };
-    let ready = select(&|c| c.ready);
+    if used.contains(&Scope::Cluster) {
+        join(sets::CLUSTER, cluster_set(found, node));
+    }
+    if used.contains(&Scope::Local) {
+        join(sets::LOCAL, local_set(found));
+    }
+    members
+}
+
+/// Ready endpoints that are meant for this node; if there is no ready one anywhere, those that
+/// serve while they terminate (item 13).
+fn cluster_set<'f>(found: &'f Candidates<'_>, node: &NodeView) -> Vec<&'f (IpAddr, u16)> {
+    let preference = Preference::new(found, node);
+    let is_meant = |c: &Candidate<'_>| c.is_ready() && preference.allows(c);
+    let ready = select(found, is_meant);
     if ready.is_empty() {
-        select(&|c| c.serving && c.terminating)
+        select(found, |c| c.is_last_resort())
     } else {
         ready
     }
 }
 
-/// Whether it may serve clients somewhere, if not here (item 16).
-pub(super) fn is_usable(candidate: &Candidate) -> bool {
-    candidate.ready || candidate.serving && candidate.terminating
+/// The same among this node's endpoints, independently of the others and of hints (item 14).
+fn local_set<'f>(found: &'f Candidates<'_>) -> Vec<&'f (IpAddr, u16)> {
+    let ready = select(found, |c| c.local && c.is_ready());
+    if ready.is_empty() {
+        select(found, |c| c.local && c.is_last_resort())
+    } else {
+        ready
+    }
+}
+
+fn select<'f>(
+    found: &'f Candidates<'_>,
+    wanted: impl Fn(&Candidate<'_>) -> bool,
+) -> Vec<&'f (IpAddr, u16)> {
+    let wanted = found.iter().filter(|(_, candidate)| wanted(candidate));
+    wanted.map(|(key, _)| key).collect()
+}
+
+/// Whom the hints of the ready endpoints mean for this node (item 17).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Preference<'a> {
+    /// Those with this node's name.
+    SameNode(&'a str),
+    /// Those with this node's zone.
+    SameZone(&'a str),
+    /// Everybody: not all have hints, or none of them is for us.
+    None,
+}
+
+impl<'a> Preference<'a> {
+    fn new(found: &Candidates<'_>, node: &'a NodeView) -> Self {
+        let ready = || found.values().filter(|c| c.is_ready()).map(|c| c.endpoint);
+        let all_say = |hints: fn(&Endpoint) -> &BTreeSet<String>, ours: &str| {
+            ready().all(|endpoint| !hints(endpoint).is_empty())
+                && ready().any(|endpoint| hints(endpoint).contains(ours))
+        };
+        if all_say(|endpoint| &endpoint.for_nodes, &node.name) {
+            return Self::SameNode(&node.name);
+        }
+        match node.zone.as_deref() {
+            Some(zone) if all_say(|endpoint| &endpoint.for_zones, zone) => Self::SameZone(zone),
+            _ => Self::None,
+        }
+    }
+
+    fn allows(self, candidate: &Candidate<'_>) -> bool {
+        match self {
+            Self::SameNode(name) => candidate.endpoint.for_nodes.contains(name),
+            Self::SameZone(zone) => candidate.endpoint.for_zones.contains(zone),
+            Self::None => true,
+        }
+    }
 }
 
 /// Whether packets may be sent to this address on a Service's behalf. A slice that anybody with
@@ -114,89 +174,4 @@ pub(super) fn is_allowed(addr: IpAddr) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const READY: u8 = 1;
-    const SERVING: u8 = 2;
-    const TERMINATING: u8 = 4;
-    const LOCAL: u8 = 8;
-
-    #[track_caller]
-    fn check(endpoints: &[u8], cluster: &[u8], local: &[u8]) {
-        let candidates: Candidates = endpoints
-            .iter()
-            .zip(1..)
-            .map(|(bits, last)| {
-                let candidate = Candidate {
-                    ready: bits & READY != 0,
-                    serving: bits & SERVING != 0,
-                    terminating: bits & TERMINATING != 0,
-                    local: bits & LOCAL != 0,
-                };
-                ((IpAddr::from([10, 0, 0, last]), 80), candidate)
-            })
-            .collect();
-        let set = |lasts: &[u8]| -> BTreeSet<_> {
-            lasts
-                .iter()
-                .map(|last| (IpAddr::from([10, 0, 0, *last]), 80))
-                .collect()
-        };
-        assert_eq!(cluster_set(&candidates), set(cluster), "cluster set");
-        assert_eq!(local_set(&candidates), set(local), "local set");
-    }
-
-    #[test]
-    fn s13_cluster_set_is_the_ready_endpoints() {
-        check(&[READY | SERVING, SERVING, 0], &[1], &[]);
-    }
-
-    #[test]
-    fn s13_cluster_set_falls_back_to_serving_terminating() {
-        check(&[SERVING | TERMINATING, TERMINATING, SERVING], &[1], &[]);
-    }
-
-    #[test]
-    fn s14_local_set_falls_back_independently_of_the_cluster_set() {
-        check(
-            &[READY | SERVING, LOCAL | SERVING | TERMINATING],
-            &[1],
-            &[2],
-        );
-    }
-
-    #[test]
-    fn s10_a_ready_endpoint_counts_though_it_terminates() {
-        // publishNotReadyAddresses: the controller says ready of terminating pods.
-        check(&[READY | SERVING | TERMINATING | LOCAL], &[1], &[1]);
-    }
-
-    #[test]
-    fn s8_of_two_mentions_the_one_that_is_not_terminating_wins() {
-        let endpoint = |terminating: bool| Endpoint {
-            addr: [10, 0, 0, 1].into(),
-            ready: !terminating,
-            serving: true,
-            terminating,
-            node: None,
-            for_zones: BTreeSet::new(),
-            for_nodes: BTreeSet::new(),
-        };
-        let slice = |terminating| Slice {
-            ports: vec![crate::model::SlicePort {
-                name: "web".into(),
-                protocol: 6,
-                port: 8000,
-            }],
-            endpoints: vec![endpoint(terminating)],
-            triggered: None,
-        };
-        for order in [[true, false], [false, true]] {
-            let slices = order.map(slice);
-            let found = candidates(&slices, "web", 6, true, "node1");
-            assert_eq!(found.len(), 1);
-            assert!(found.values().all(|c| !c.terminating));
-        }
-    }
-}
+mod tests;

@@ -7,15 +7,14 @@ mod fixture;
 mod frontends;
 mod ids;
 mod nets;
+mod node;
 mod ranges;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    net::IpAddr,
 };
 
-use ipnet::IpNet;
 use lb_common::{
     Addr, Backend, BackendRef, FrontendKey, Interface, Protocol, ServiceNets, SourceRange, Vip,
     protocol,
@@ -24,6 +23,7 @@ use lb_common::{
 pub use self::{
     compile::compile,
     ids::{Full, Ids},
+    node::{ExternalIps, NodePortAddresses, NodeView},
 };
 use crate::model::ObjectName;
 pub use crate::model::Rejection;
@@ -110,15 +110,6 @@ pub struct PortName {
     pub is_v4: bool,
 }
 
-impl NodeView {
-    /// Whether packets for this address are for the node itself.
-    fn has(&self, addr: IpAddr) -> bool {
-        self.local_addresses.contains(&addr)
-            || self.own_addresses.contains(&addr)
-            || self.node_port_addresses.contains(&addr)
-    }
-}
-
 impl fmt::Display for PortName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
@@ -132,27 +123,4 @@ impl fmt::Display for PortName {
         let protocol = protocol::name(*protocol);
         write!(f, "{service}{separator}{port}/{protocol} ({family})")
     }
-}
-
-/// This node, as `compile` needs to know it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct NodeView {
-    /// Its name: endpoints with this node name are local (item 9).
-    pub name: String,
-    /// Addresses that it is known by, and that its own packets carry.
-    pub own_addresses: BTreeSet<IpAddr>,
-    /// Every address of its devices: packets for these come up to its processes.
-    pub local_addresses: BTreeSet<IpAddr>,
-    /// Addresses on which NodePorts are served (item 21).
-    pub node_port_addresses: BTreeSet<IpAddr>,
-    /// Networks whose pods are on this node, whatever their endpoints say of their node: replies
-    /// from there come back through it.
-    pub pod_networks: BTreeSet<IpNet>,
-    /// Whether processes of the node reach NodePorts on loopback addresses (item 22).
-    pub localhost_node_ports: bool,
-    /// Whether source ranges hold for external addresses and NodePorts, too, and not for those of
-    /// load balancers only (item 46).
-    pub source_ranges_everywhere: bool,
-    /// Devices that packets leave by with the node's own address, by index.
-    pub interfaces: BTreeMap<u32, Interface>,
 }

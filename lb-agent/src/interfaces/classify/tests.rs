@@ -243,3 +243,30 @@ fn networks_of_bridges_are_pods_unless_the_bridge_is_an_uplink() {
         ["10.244.1.0/24".parse().unwrap()].into()
     );
 }
+
+#[test]
+fn s21_every_address_of_every_device_is_local() {
+    let links = [
+        Link {
+            addresses: vec![address("127.0.0.1", 8)],
+            ..link(1, "lo", Kind::Other)
+        },
+        Link {
+            addresses: vec![
+                address("192.0.2.1", 24),
+                AddressFacts {
+                    global: false,
+                    ..address("fe80::1", 64)
+                },
+            ],
+            ..link(2, "eth0", Kind::Other)
+        },
+    ];
+    let state = classify(&links, &[2].into(), &Overrides::default());
+    let expected = ["127.0.0.1", "192.0.2.1", "fe80::1"];
+    assert_eq!(
+        state.local_addresses,
+        expected.map(|ip| ip.parse().unwrap()).into()
+    );
+    assert_eq!(state.node_addresses, ["192.0.2.1".parse().unwrap()].into());
+}
