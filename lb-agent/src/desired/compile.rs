@@ -11,7 +11,9 @@ use super::{
     FrontendSpec, Full, Ids, Members, NodeView, Port, PortName, Rejection, Scope, Tables,
     endpoints::{Candidates, candidates, cluster_set, is_allowed, local_set},
 };
-use crate::model::{Model, ObjectName, Service, ServiceKind, ServicePort, Slice, TrafficPolicy};
+use crate::model::{
+    Cause, Model, ObjectName, Service, ServiceKind, ServicePort, Slice, TrafficPolicy,
+};
 
 /// The tables that serve `model` on this node, and what cannot be served.
 ///
@@ -74,7 +76,7 @@ impl Compiler<'_> {
                 if !matches!(port.protocol, protocol::TCP | protocol::UDP) {
                     let proto = protocol::name(port.protocol);
                     let reason = format!("port {}: {proto} is not served yet", port.port);
-                    self.reject(name, reason);
+                    self.reject(name, Cause::UnsupportedFeature, reason);
                     continue;
                 }
                 self.port(name, service, *cluster_ip, port, slices.clone());
@@ -118,7 +120,7 @@ impl Compiler<'_> {
             }
             Err(Full) => {
                 let reason = "the map BACKENDS is full: raise --backends-max".to_owned();
-                self.reject(service_name, reason);
+                self.reject(service_name, Cause::ServiceMapFull, reason);
                 self.tables.kept.insert(id);
             }
         }
@@ -172,7 +174,7 @@ impl Compiler<'_> {
             let allowed = is_allowed(*addr);
             if !allowed {
                 let reason = format!("endpoint {addr}: an address that no Service may reach");
-                self.reject(service, reason);
+                self.reject(service, Cause::InvalidEndpointAddress, reason);
             }
             allowed
         });
@@ -226,7 +228,7 @@ impl Compiler<'_> {
                 Some(owner) if !frontends.contains_key(&key) => {
                     let proto = protocol::name(port.protocol);
                     let reason = format!("{addr}:{number}/{proto} is taken by {owner}");
-                    self.reject(name, reason);
+                    self.reject(name, Cause::ConflictingFrontend, reason);
                 }
                 Some(_) => {}
                 None => {
@@ -238,12 +240,9 @@ impl Compiler<'_> {
         frontends
     }
 
-    fn reject(&mut self, object: &ObjectName, reason: String) {
-        self.rejections.insert(Rejection {
-            object: format!("Service {object}"),
-            field: String::new(),
-            reason,
-        });
+    fn reject(&mut self, service: &ObjectName, cause: Cause, reason: String) {
+        let rejection = Rejection::of_service(service, cause, reason);
+        self.rejections.insert(rejection);
     }
 }
 

@@ -10,7 +10,10 @@ use lb_common::{
 };
 
 use super::programmed::{PortTables, Programmed};
-use crate::desired::{FrontendSpec, Members, Port, Rejection, Tables};
+use crate::{
+    desired::{FrontendSpec, Members, Port, Rejection, Tables},
+    model::Cause,
+};
 
 /// One operation on the maps.
 #[derive(Clone, Debug, PartialEq)]
@@ -189,8 +192,7 @@ impl Planner<'_> {
         self.keep_as_it_is(id);
         self.rejections.push(Rejection {
             object: port.name.to_string(),
-            field: String::new(),
-            reason: reason.to_owned(),
+            ..Rejection::of_service(&port.name.service, Cause::ServiceMapFull, reason)
         });
     }
 
