@@ -7,6 +7,7 @@ use super::{Role, Times};
 mod api;
 mod connection;
 mod objects;
+mod rbac;
 mod reports;
 mod trouble;
 
