@@ -193,6 +193,10 @@ pub(super) fn served_by_us<'a>(servers: &'a [Uri], model: &Model) -> Option<&'a 
 mod tests {
     use std::sync::Arc;
 
+    use nix::sys::socket::{getsockopt, sockopt};
+    use tokio::net::TcpListener;
+    use tower::ServiceExt as _;
+
     use super::*;
     use crate::source::objects::{Fields, Object as _, Service};
 
@@ -239,6 +243,32 @@ mod tests {
             assert!(error.contains("https://10.0.0.1:6443"), "{error}");
         }
         assert!(parse(" https://[fd00::1]:6443").is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_dies_silently_is_noticed() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let uri = format!("http://{}", listener.local_addr().unwrap());
+        let connected = connector(&Times::default()).oneshot(uri.parse().unwrap());
+        let stream = connected.await.unwrap().into_inner();
+        let seconds = |duration: Duration| u32::try_from(duration.as_secs()).unwrap();
+        assert!(getsockopt(&stream, sockopt::KeepAlive).unwrap());
+        assert_eq!(
+            getsockopt(&stream, sockopt::TcpKeepIdle).unwrap(),
+            seconds(KEEPALIVE_IDLE)
+        );
+        assert_eq!(
+            getsockopt(&stream, sockopt::TcpKeepInterval).unwrap(),
+            seconds(KEEPALIVE_INTERVAL)
+        );
+        assert_eq!(
+            getsockopt(&stream, sockopt::TcpKeepCount).unwrap(),
+            KEEPALIVE_PROBES
+        );
+        assert_eq!(
+            getsockopt(&stream, sockopt::TcpUserTimeout).unwrap(),
+            1000 * seconds(USER_TIMEOUT)
+        );
     }
 
     #[tokio::test]

@@ -305,11 +305,13 @@ where
             }
             match &end {
                 End::Closed => return Err(Closed),
-                End::Over if begin.elapsed() >= self.times.short => continue,
-                End::Refused(_) | End::Over => refused += 1,
-                _ => {}
+                End::Over if begin.elapsed() >= self.times.short => {}
+                End::Refused(_) | End::Over => {
+                    refused += 1;
+                    self.pause("watch", &end).await;
+                }
+                _ => self.pause("watch", &end).await,
             }
-            self.pause("watch", &end).await;
             let is_stale = heard.elapsed() > self.times.stale;
             if end.code() == 410 || refused >= REFUSED_MAX || is_stale {
                 debug!("list {} anew: {end}", K::plural(&()));

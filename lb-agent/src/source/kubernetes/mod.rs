@@ -45,6 +45,8 @@ mod watched;
 
 /// Changes that are ready at once are taken in at once, so many at the most.
 const BATCH: usize = 1024;
+/// So many more may wait meanwhile; then the API server waits.
+const WAITING_MAX: usize = 256;
 /// After a model has been put together, no other is for so many times the time that it took: the
 /// larger the cluster, the more changes make one model.
 const PAUSE: u32 = 9;
@@ -102,9 +104,8 @@ impl Kubernetes {
     /// Errors of the API server are logged, and tried again with growing delays: what was
     /// published stays in force meanwhile.
     pub async fn run(self, sender: Sender) {
-        let (changes_in, mut changes) = mpsc::channel(BATCH);
-        // Ends them when it is dropped.
-        let _followers = self.follow(&changes_in);
+        let (changes_in, mut changes) = mpsc::channel(WAITING_MAX);
+        let mut followers = self.follow(&changes_in);
         let mut state = State::new(&self.role);
         let mut batch = Vec::with_capacity(BATCH);
         let mut is_dirty = false;
@@ -113,6 +114,8 @@ impl Kubernetes {
             tokio::select! {
                 biased;
                 () = sender.closed() => return,
+                // None of them ever does.
+                _ended = followers.join_next() => return,
                 () = time::sleep_until(due), if is_dirty && state.is_synced() => {
                     let begin = Instant::now();
                     let (model, rejections) = state.assemble();
@@ -121,7 +124,7 @@ impl Kubernetes {
                     is_dirty = false;
                     due = Instant::now() + begin.elapsed() * PAUSE;
                 }
-                _ = changes.recv_many(&mut batch, BATCH) => {
+                _count = changes.recv_many(&mut batch, BATCH) => {
                     batch.drain(..).for_each(|change| state.apply(change));
                     is_dirty = true;
                 }
