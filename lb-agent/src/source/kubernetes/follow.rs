@@ -244,7 +244,7 @@ where
                     WatchEvent::Error(status) => return Err(status.into()),
                     WatchEvent::Bookmark(bookmark) => {
                         if bookmark.metadata.annotations.contains_key(LIST_END) {
-                            self.see(Some(&bookmark.metadata.resource_version));
+                            self.version = Some(bookmark.metadata.resource_version);
                             self.pass(Event::InitDone).await?;
                             return Ok(watch);
                         }
@@ -348,25 +348,26 @@ where
                 Ok(None) => return End::Over,
                 // The event is lost, so the watch goes on from before it.
                 Ok(Some(Err(error))) => return error.into(),
+                Ok(Some(Ok(WatchEvent::Error(status)))) => return status.into(),
                 Ok(Some(Ok(event))) => event,
             };
+            *heard = Instant::now();
+            self.recover();
             let event = match event {
-                WatchEvent::Error(status) => return status.into(),
+                WatchEvent::Added(object) | WatchEvent::Modified(object) => {
+                    let is_news = self.see(object.meta().resource_version.as_ref());
+                    is_news.then_some(Event::Apply(object))
+                }
+                WatchEvent::Deleted(object) => {
+                    let is_news = self.see(object.meta().resource_version.as_ref());
+                    is_news.then_some(Event::Delete(object))
+                }
                 WatchEvent::Bookmark(bookmark) => {
                     self.see(Some(&bookmark.metadata.resource_version));
                     None
                 }
-                WatchEvent::Added(object) | WatchEvent::Modified(object) => {
-                    self.see(object.meta().resource_version.as_ref());
-                    Some(Event::Apply(object))
-                }
-                WatchEvent::Deleted(object) => {
-                    self.see(object.meta().resource_version.as_ref());
-                    Some(Event::Delete(object))
-                }
+                WatchEvent::Error(_) => None,
             };
-            *heard = Instant::now();
-            self.recover();
             if let Some(event) = event
                 && let Err(Closed) = self.pass(event).await
             {
@@ -375,11 +376,21 @@ where
         }
     }
 
-    /// Takes note of a version; an object without one leaves the watch where it was.
-    fn see(&mut self, version: Option<&String>) {
-        if let Some(version) = version.filter(|version| !version.is_empty()) {
-            self.version = Some(version.clone());
+    /// Takes note of a version that a watch is at. False if the watch has been there already, and
+    /// tells of the past.
+    ///
+    /// Something without a version leaves the watch where it was.
+    fn see(&mut self, version: Option<&String>) -> bool {
+        let Some(version) = version.filter(|version| !version.is_empty()) else {
+            return true;
+        };
+        let number = |version: &str| version.parse::<u64>().ok();
+        let (new, seen) = (number(version), self.version.as_deref().and_then(number));
+        if matches!((new, seen), (Some(new), Some(seen)) if new <= seen) {
+            return false;
         }
+        self.version = Some(version.clone());
+        true
     }
 
     async fn pass(&mut self, event: Event<K>) -> Result<(), Closed> {

@@ -35,10 +35,10 @@ fn times() -> Times {
     }
 }
 
-fn service(name: &str, version: &str) -> Value {
+fn service(name: &str) -> Value {
     json!({
         "kind": "Service", "apiVersion": "v1",
-        "metadata": {"name": name, "namespace": "default", "resourceVersion": version},
+        "metadata": {"name": name, "namespace": "default", "resourceVersion": "1"},
         "spec": {"clusterIP": "10.96.0.1", "ports": [{"port": 80, "protocol": "TCP"}]},
     })
 }

@@ -126,9 +126,20 @@ impl Server {
         self.set(kind, |state| state.list = Some(objects));
     }
 
-    pub(super) fn send(&self, kind: usize, event: &str, object: Value) {
-        let event = json!({"type": event, "object": object});
-        self.set(kind, |state| state.events.push(event));
+    /// Sends an event, with the version that it has.
+    pub(super) fn send(&self, kind: usize, event: &str, mut object: Value) {
+        self.set(kind, |state| {
+            if object.get("metadata").is_some_and(Value::is_object) {
+                let version = state.events.len() + 1;
+                object["metadata"]["resourceVersion"] = version.to_string().into();
+            }
+            state.events.push(json!({"type": event, "object": object}));
+        });
+    }
+
+    /// Sends an event once more, as it was.
+    pub(super) fn repeat(&self, kind: usize, index: usize) {
+        self.set(kind, |state| state.events.push(state.events[index].clone()));
     }
 
     /// Lists that every cluster has.
@@ -136,7 +147,7 @@ impl Server {
         self.list(NODES, vec![super::node("a")]);
         self.list(SLICES, vec![super::slice("a")]);
         self.list(CIDRS, vec![super::cidr("10.96.0.0/16")]);
-        let services = services.iter().map(|name| super::service(name, "1"));
+        let services = services.iter().map(|name| super::service(name));
         self.list(SERVICES, services.collect());
     }
 

@@ -51,7 +51,7 @@ async fn watches_move_to_another_api_server_without_a_gap() {
     }
     two.list_all(&["a"]);
     two.expect(|state| !state.requests.is_empty()).await;
-    two.send(SERVICES, "ADDED", service("b", "1"));
+    two.send(SERVICES, "ADDED", service("b"));
     api.expect_services(&["a", "b"]).await;
 }
 

@@ -16,7 +16,7 @@ use crate::{
 #[tokio::test]
 async fn s11_nothing_is_published_before_all_lists_are_in() {
     let mut api = Api::start().await;
-    api.server.list(SERVICES, vec![service("a", "1")]);
+    api.server.list(SERVICES, vec![service("a")]);
     api.server.list(SLICES, vec![slice("a")]);
     api.server.list(CIDRS, vec![cidr("10.96.0.0/16")]);
     api.server.expect(|state| state.requests.len() >= 4).await;
@@ -109,9 +109,9 @@ async fn s2_a_proxy_with_a_name_watches_what_is_handed_over_to_it() {
 async fn s2_a_service_that_is_handed_over_goes_and_comes_back() {
     let mut api = Api::synced(&["a", "b"]).await;
     // What no longer fits the selector is as good as deleted.
-    api.server.send(SERVICES, "DELETED", service("a", "1"));
+    api.server.send(SERVICES, "DELETED", service("a"));
     api.expect_services(&["b"]).await;
-    api.server.send(SERVICES, "ADDED", service("a", "2"));
+    api.server.send(SERVICES, "ADDED", service("a"));
     api.expect_services(&["a", "b"]).await;
 }
 
@@ -140,12 +140,12 @@ async fn s4_a_change_of_type_takes_effect() {
         let services = snapshot.model.services.values();
         services.map(|service| service.kind).collect::<Vec<_>>()
     };
-    for (version, kind, expected) in [
-        ("1", "ExternalName", ServiceKind::ExternalName),
-        ("2", "NodePort", ServiceKind::NodePort),
-        ("3", "ClusterIP", ServiceKind::ClusterIp),
+    for (kind, expected) in [
+        ("ExternalName", ServiceKind::ExternalName),
+        ("NodePort", ServiceKind::NodePort),
+        ("ClusterIP", ServiceKind::ClusterIp),
     ] {
-        let mut object = service("a", version);
+        let mut object = service("a");
         object["spec"]["type"] = kind.into();
         api.server.send(SERVICES, "MODIFIED", object);
         api.expect(|snapshot| kinds(snapshot) == [expected]).await;
@@ -202,7 +202,7 @@ async fn s7_a_service_has_the_ports_and_endpoints_of_all_its_slices() {
 
 #[tokio::test]
 async fn s67_s68_both_families_come_through_however_they_are_written() {
-    let mut dual = service("a", "1");
+    let mut dual = service("a");
     dual["spec"] = json!({"clusterIP": "010.096.000.007",
         "clusterIPs": ["010.096.000.007", "FD00:10:96:0::7"],
         "externalIPs": ["192.000.002.001", "2001:db8::1"], "ports": [{"port": 80}]});
@@ -220,9 +220,9 @@ async fn s67_s68_both_families_come_through_however_they_are_written() {
 #[tokio::test]
 async fn events_become_models() {
     let mut api = Api::synced(&["a"]).await;
-    api.server.send(SERVICES, "ADDED", service("b", "1"));
+    api.server.send(SERVICES, "ADDED", service("b"));
     api.expect_services(&["a", "b"]).await;
-    api.server.send(SERVICES, "DELETED", service("a", "2"));
+    api.server.send(SERVICES, "DELETED", service("a"));
     api.expect_services(&["b"]).await;
 }
 
@@ -230,7 +230,7 @@ async fn events_become_models() {
 async fn s12_what_is_equal_is_not_published_again() {
     let mut api = Api::synced(&["a"]).await;
     api.receiver.mark_unchanged();
-    let mut same = service("a", "1");
+    let mut same = service("a");
     same["metadata"]["annotations"] = json!({"example.com/note": "x"});
     api.server.send(SERVICES, "MODIFIED", same);
     let mut same = slice("a");
@@ -238,7 +238,7 @@ async fn s12_what_is_equal_is_not_published_again() {
         json!({"endpoints.kubernetes.io/last-change-trigger-time": "2026-01-01T00:00:00Z"});
     api.server.send(SLICES, "MODIFIED", same);
     assert!(timeout(QUIET, api.receiver.changed()).await.is_err());
-    api.server.send(SERVICES, "ADDED", service("b", "2"));
+    api.server.send(SERVICES, "ADDED", service("b"));
     api.expect_services(&["a", "b"]).await;
 }
 
@@ -335,7 +335,7 @@ async fn a_hostile_object_costs_neither_list_nor_watch() {
     let hostile = json!({"metadata": {"name": "x", "resourceVersion": "1"}, "spec": {"ports": 7}});
     api.server.list(
         SERVICES,
-        vec![json!(null), json!([1]), service("a", "1"), hostile.clone()],
+        vec![json!(null), json!([1]), service("a"), hostile.clone()],
     );
     let snapshot = api.expect(|s| s.model.services.len() >= 2).await;
     let is_rejected = |object: &str, field: &str| {
@@ -354,7 +354,7 @@ async fn a_hostile_object_costs_neither_list_nor_watch() {
         api.server.send(SERVICES, "MODIFIED", hostile.clone());
         api.server.send(CIDRS, "MODIFIED", hostile);
     }
-    api.server.send(SERVICES, "ADDED", service("b", "2"));
+    api.server.send(SERVICES, "ADDED", service("b"));
     let mut more = cidr("10.97.0.0/16");
     more["metadata"]["name"] = "more".into();
     api.server.send(CIDRS, "ADDED", more);

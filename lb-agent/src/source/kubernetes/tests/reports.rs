@@ -70,9 +70,9 @@ fn rejection(cause: Cause) -> Rejection {
 #[tokio::test]
 async fn a_rejection_becomes_a_warning_on_its_service() {
     let (server, events) = reporting().await;
-    let mut object = service("a", "1");
+    let mut object = service("a");
     object["metadata"]["uid"] = "5f0c".into();
-    server.list(SERVICES, vec![service("b", "1"), object]);
+    server.list(SERVICES, vec![service("b"), object]);
     let mut reporter = Reporter::new(events, Rejections::default());
     reporter.report([rejection(Cause::ConflictingFrontend)].into());
     let written = written(&server, 1).await;

@@ -114,7 +114,7 @@ async fn a_streamed_list_that_breaks_off_twice_is_fetched_in_pages() {
 async fn a_deletion_that_was_missed_is_noticed_by_the_next_list() {
     let mut api = Api::synced(&["a", "b"]).await;
     let _continuity = Continuity::of(&api);
-    api.server.list(SERVICES, vec![service("a", "1")]);
+    api.server.list(SERVICES, vec![service("a")]);
     renew(&api);
     let snapshot = api.expect_services(&["a"]).await;
     assert_eq!(snapshot.model.slices.len(), 1, "the other watches went on");
@@ -128,7 +128,7 @@ async fn a_watch_that_is_refused_as_too_old_is_given_up_for_a_new_list() {
     api.server.plan(SERVICES, |what, _| {
         (what == What::Watch).then_some(Fault::Status(410))
     });
-    api.server.list(SERVICES, vec![service("a", "1")]);
+    api.server.list(SERVICES, vec![service("a")]);
     api.expect_services(&["a"]).await;
     let whats = api.server.whats(SERVICES);
     assert_eq!(whats[..3], [What::Stream, What::Watch, What::Stream]);
@@ -145,7 +145,7 @@ async fn a_watch_that_is_refused_again_and_again_is_given_up_for_a_new_list() {
         let mut api = Api::synced(&["a", "b"]).await;
         let _continuity = Continuity::of(&api);
         api.server.plan(SERVICES, plan);
-        api.server.list(SERVICES, vec![service("a", "1")]);
+        api.server.list(SERVICES, vec![service("a")]);
         api.expect_services(&["a"]).await;
         let whats = api.server.whats(SERVICES);
         let mut expected = vec![What::Stream];
@@ -163,7 +163,7 @@ async fn a_watch_that_says_nothing_is_begun_anew_and_then_given_up_for_a_new_lis
         (what == What::Watch).then_some(Fault::NoEnd)
     });
     // What the silent watches do not tell.
-    api.server.list(SERVICES, vec![service("a", "1")]);
+    api.server.list(SERVICES, vec![service("a")]);
     api.server.plan(SERVICES, |what, _| {
         (what == What::Watch).then_some(Fault::Hang)
     });
@@ -189,7 +189,7 @@ async fn an_event_that_breaks_off_is_sent_again() {
                 > 2
         })
         .await;
-    api.server.send(SERVICES, "ADDED", service("b", "1"));
+    api.server.send(SERVICES, "ADDED", service("b"));
     api.expect_services(&["a", "b"]).await;
 }
 
@@ -209,21 +209,19 @@ async fn bookmarks_move_a_watch_on() {
                 .any(|(what, url)| *what == What::Watch && url.contains("resourceVersion=1"))
         })
         .await;
-    api.server.send(SERVICES, "ADDED", service("b", "2"));
+    api.server.send(SERVICES, "ADDED", service("b"));
     api.expect_services(&["a", "b"]).await;
 }
 
 #[tokio::test]
 async fn a_new_list_is_never_older_than_what_was_seen() {
     let mut api = Api::synced(&["a"]).await;
-    for i in 1..=3 {
-        api.server
-            .send(SERVICES, "MODIFIED", service("a", &i.to_string()));
+    for _ in 1..=3 {
+        api.server.send(SERVICES, "MODIFIED", service("a"));
     }
-    api.server.send(SERVICES, "ADDED", service("b", "4"));
+    api.server.send(SERVICES, "ADDED", service("b"));
     api.expect_services(&["a", "b"]).await;
-    api.server
-        .list(SERVICES, vec![service("a", "3"), service("c", "5")]);
+    api.server.list(SERVICES, vec![service("a"), service("c")]);
     renew(&api);
     api.expect_services(&["a", "c"]).await;
     let requests = api.server.requests(SERVICES);
@@ -234,12 +232,28 @@ async fn a_new_list_is_never_older_than_what_was_seen() {
 }
 
 #[tokio::test]
+async fn a_watch_that_repeats_the_past_changes_nothing() {
+    let mut api = Api::synced(&["b"]).await;
+    api.server.send(SERVICES, "ADDED", service("a"));
+    api.server.send(SERVICES, "DELETED", service("a"));
+    api.server.send(SERVICES, "ADDED", service("a"));
+    api.expect_services(&["a", "b"]).await;
+    let _continuity = Continuity::of(&api);
+    for index in 0..3 {
+        api.server.repeat(SERVICES, index);
+    }
+    // The repetitions count as events of the server.
+    api.server.send(SERVICES, "ADDED", service("c"));
+    api.expect_services(&["a", "b", "c"]).await;
+}
+
+#[tokio::test]
 async fn a_network_that_can_no_longer_be_read_stays_in_force() {
     let mut api = Api::synced(&["a"]).await;
     api.server.plan(CIDRS, |_, _| Some(Fault::Status(403)));
     let server = api.server.clone();
     api.server.expect(|_| server.whats(CIDRS).len() > 6).await;
-    api.server.send(SERVICES, "ADDED", service("b", "1"));
+    api.server.send(SERVICES, "ADDED", service("b"));
     let snapshot = api.expect_services(&["a", "b"]).await;
     assert_eq!(snapshot.model.service_cidrs.len(), 1);
 }
