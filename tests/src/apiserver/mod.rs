@@ -1,0 +1,3 @@
+//! An API server to test against.
+
+pub mod store;
