@@ -71,7 +71,7 @@ impl Change {
 }
 
 /// The changes that are remembered, the oldest first.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct History {
     changes: VecDeque<Change>,
     /// Nothing is known of what led to this version or came before.

@@ -28,6 +28,7 @@ pub use self::selector::Selector;
 pub use self::service::NODE_PORTS;
 pub use self::status::{Cause, Status};
 pub use self::write::Part;
+pub(in crate::apiserver) use self::write::{mix, suffix};
 
 use self::history::History;
 use self::service::Allocations;
@@ -57,7 +58,7 @@ impl Default for Settings {
 }
 
 /// All objects of a cluster.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Store {
     settings: Settings,
     tables: [Table; Kind::ALL.len()],
@@ -66,7 +67,7 @@ pub struct Store {
 }
 
 /// The objects of a kind.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Table {
     objects: BTreeMap<Name, Object>,
     history: History,

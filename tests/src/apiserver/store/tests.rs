@@ -182,7 +182,10 @@ fn pages_show_one_version_whatever_happens_between_them() {
     let expired = store.list(Kind::Service, &options).unwrap_err();
     assert_eq!((expired.code, expired.reason), (410, "Expired"));
     options.continuation = expired.continuation;
-    assert_eq!(names(&store.list(Kind::Service, &options).unwrap()), ["d2", "e"]);
+    assert_eq!(
+        names(&store.list(Kind::Service, &options).unwrap()),
+        ["d2", "e"]
+    );
     options.continuation = Some("nonsense".to_owned());
     assert_eq!(store.list(Kind::Service, &options).unwrap_err().code, 400);
 }

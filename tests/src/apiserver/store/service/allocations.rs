@@ -19,7 +19,7 @@ const STATIC_PORTS: u16 = 86;
 const STATIC_ADDRESSES: u128 = 256;
 
 /// What Services hold.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(in crate::apiserver::store) struct Allocations {
     networks: Vec<IpNet>,
     addresses: HashMap<IpAddr, Name>,
