@@ -1,12 +1,16 @@
 //! What a cluster's controllers do when objects change.
 
+mod deployments;
+mod slices;
+
 use jiff::Timestamp;
 
 use super::store::Store;
 
 /// The controllers that are on.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Controllers {
+    /// Whether EndpointSlices are written.
     has_slices: bool,
 }
 
@@ -17,7 +21,17 @@ impl Controllers {
     }
 
     /// Does what follows from all that happened after the version `since`.
-    pub(super) fn follow(&mut self, store: &mut Store, since: u64, now: Timestamp) {
-        let _ = (store, since, now, self.has_slices);
+    ///
+    /// Each looks at what changed and makes what ought to be there; what one has done is looked
+    /// at by the others.
+    pub(super) fn follow(&self, store: &mut Store, mut since: u64, now: Timestamp) {
+        while since < store.revision() {
+            let before = store.revision();
+            deployments::follow(store, since, now);
+            if self.has_slices {
+                slices::follow(store, since, now);
+            }
+            since = before;
+        }
     }
 }
