@@ -13,7 +13,7 @@ use lb_common::{
     maps::{self, MapSpec},
 };
 use tokio::{sync::watch, task::JoinHandle, time};
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, info};
 
 use crate::{
     dataplane::{
@@ -21,11 +21,13 @@ use crate::{
         bpf::{self, BpfDataplane, XdpMode, kernel},
     },
     desired::{ExternalIps, NodePortAddresses, NodeView},
+    event::{self, Event},
     interfaces::{self, Overrides},
-    model::Rejection,
+    model::Reference,
     object,
     reconcile::Reconciler,
-    source::{self, Snapshot, kubernetes, manifest},
+    report::{Rejections, Reporter},
+    source::{self, Role, Snapshot, kubernetes, manifest},
 };
 
 /// How long to wait before what failed is tried again.
@@ -36,6 +38,8 @@ const RETRY: Duration = Duration::from_secs(1);
 pub struct Options {
     /// This node.
     pub node: NodeOptions,
+    /// For whom we work: this node; endpoints with its name are local.
+    pub role: Role,
     /// Where Services come from.
     pub source: Source,
     /// Directory of the pins, on a BPF file system.
@@ -70,8 +74,8 @@ pub struct NodeOptions {
 /// Where Services come from.
 #[derive(Clone, Debug)]
 pub enum Source {
-    /// A cluster; by this kubeconfig, or from within it.
-    Kubernetes(Option<PathBuf>),
+    /// A cluster.
+    Kubernetes(kubernetes::Connection),
     /// Manifests: a file, a directory, or `-` for standard input.
     Manifests(PathBuf),
 }
@@ -157,13 +161,18 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<(),
     let dataplane = bpf::open(object::LB, &bpf_options(&options)?)?;
     let devices = interfaces::watch(options.overrides.clone()).await?;
     let (sender, snapshots) = source::channel();
-    let source = start_source(&options, sender).await?;
+    let (events, events_out) = event::channel();
+    let source = start_source(&options, sender, events_out).await?;
+    let node_name = options.role.node_name;
+    events.send(Event::normal(Reference::node(&node_name), "Starting", ""));
+    let rejections = Rejections::default();
     let mut agent = Agent {
         node: options.node,
         reconciler: Reconciler::new(dataplane, DatapathConfig::DEFAULT.seed)?,
         devices,
         snapshots,
-        rejected: BTreeSet::new(),
+        objects: Reporter::new(events.clone(), rejections.clone()),
+        services: Reporter::new(events, rejections),
         first: true,
     };
     info!(node = agent.node.name, "the kernel programs are in place");
@@ -203,18 +212,22 @@ fn bpf_options(options: &Options) -> Result<bpf::Options, Error> {
 async fn start_source(
     options: &Options,
     sender: source::Sender,
+    events: event::Receiver,
 ) -> Result<JoinHandle<Result<(), manifest::Error>>, Error> {
+    let role = options.role.clone();
     Ok(match &options.source {
-        Source::Kubernetes(kubeconfig) => {
-            let source =
-                kubernetes::Kubernetes::connect(kubeconfig.as_deref(), &options.node.name).await?;
+        Source::Kubernetes(connection) => {
+            let times = kubernetes::Times::default();
+            let source = kubernetes::Kubernetes::connect(connection, role, times).await?;
+            tokio::spawn(source.publish_events(events));
             tokio::spawn(async move {
                 source.run(sender).await;
                 Ok(())
             })
         }
         Source::Manifests(path) => {
-            let source = manifest::Manifests::new(path, &options.node.name);
+            let source = manifest::Manifests::new(path, role);
+            tokio::spawn(event::log(events));
             tokio::spawn(source.run(sender))
         }
     })
@@ -225,8 +238,10 @@ struct Agent {
     reconciler: Reconciler<BpfDataplane>,
     devices: watch::Receiver<Arc<interfaces::State>>,
     snapshots: source::Receiver,
-    /// What was rejected last time: said once.
-    rejected: BTreeSet<Rejection>,
+    /// Says what is wrong with objects.
+    objects: Reporter,
+    /// Says what of the Services cannot be served.
+    services: Reporter,
     /// Whether nothing has been reconciled yet.
     first: bool,
 }
@@ -274,6 +289,8 @@ impl Agent {
         let Some(snapshot) = snapshot else {
             return true;
         };
+        self.objects
+            .report(snapshot.rejections.iter().cloned().collect());
         let node = node_view(&self.node, snapshot, devices);
         let started = Instant::now();
         match self.reconciler.reconcile(&snapshot.model, &node, started) {
@@ -285,7 +302,8 @@ impl Agent {
                     info!(services, operations, ?took, "in step with the source");
                 }
                 self.first = false;
-                self.report(outcome.rejections.into_iter().collect());
+                self.services
+                    .report(outcome.rejections.into_iter().collect());
                 !outcome.no_room
             }
             Err(failure) => {
@@ -296,14 +314,6 @@ impl Agent {
                 false
             }
         }
-    }
-
-    /// Says once what cannot be served.
-    fn report(&mut self, rejections: BTreeSet<Rejection>) {
-        for rejection in rejections.difference(&self.rejected) {
-            warn!("{rejection}");
-        }
-        self.rejected = rejections;
     }
 }
 

@@ -126,7 +126,7 @@ pub struct ServicePort {
 }
 
 /// An EndpointSlice object.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Slice {
     /// Ports that every endpoint of the slice serves.
     pub ports: Vec<SlicePort>,
@@ -136,6 +136,20 @@ pub struct Slice {
     /// (annotation `endpoints.kubernetes.io/last-change-trigger-time`, item 69).
     pub triggered: Option<SystemTime>,
 }
+
+/// When a change was made does not make it one (item 12).
+impl PartialEq for Slice {
+    fn eq(&self, other: &Self) -> bool {
+        let Self {
+            ports,
+            endpoints,
+            triggered: _,
+        } = self;
+        (ports, endpoints) == (&other.ports, &other.endpoints)
+    }
+}
+
+impl Eq for Slice {}
 
 /// One port of a slice.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -180,6 +194,90 @@ pub struct Node {
     pub eligible: bool,
 }
 
+/// Names an object of the cluster, of whatever kind.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Reference {
+    /// Kind of the object.
+    pub kind: &'static str,
+    /// Its name; the namespace is empty for objects of the whole cluster.
+    pub name: ObjectName,
+    /// Its unique id, where that is known.
+    pub uid: Option<String>,
+}
+
+impl Reference {
+    /// Names an object by its kind.
+    #[must_use]
+    pub fn new(kind: &'static str, name: ObjectName) -> Self {
+        Self {
+            kind,
+            name,
+            uid: None,
+        }
+    }
+
+    /// Names a Service.
+    #[must_use]
+    pub fn service(name: ObjectName) -> Self {
+        Self::new("Service", name)
+    }
+
+    /// Names a node.
+    #[must_use]
+    pub fn node(name: &str) -> Self {
+        Self {
+            kind: "Node",
+            name: ObjectName {
+                namespace: String::new(),
+                name: name.to_owned(),
+            },
+            // Whoever shows the events of a node asks for this id, too.
+            uid: Some(name.to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for Reference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kind, name, uid: _ } = self;
+        if name.namespace.is_empty() {
+            write!(f, "{kind} {}", name.name)
+        } else {
+            write!(f, "{kind} {name}")
+        }
+    }
+}
+
+/// Why something was rejected, in a word: the reason of an Event, and a label of metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Cause {
+    /// A field does not say what it ought to.
+    InvalidObject,
+    /// An endpoint has an address that none may have.
+    InvalidEndpointAddress,
+    /// A Service asks for an address that it may not have.
+    ForbiddenAddress,
+    /// Another Service has the address and port.
+    ConflictingFrontend,
+    /// It is right, and not served yet.
+    UnsupportedFeature,
+    /// A map has no room for it.
+    ServiceMapFull,
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::InvalidObject => "InvalidObject",
+            Self::InvalidEndpointAddress => "InvalidEndpointAddress",
+            Self::ForbiddenAddress => "ForbiddenAddress",
+            Self::ConflictingFrontend => "ConflictingFrontend",
+            Self::UnsupportedFeature => "UnsupportedFeature",
+            Self::ServiceMapFull => "ServiceMapFull",
+        })
+    }
+}
+
 /// Something in an object that cannot be used; everything else is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Rejection {
@@ -189,6 +287,37 @@ pub struct Rejection {
     pub field: String,
     /// What is wrong with it, and what to do.
     pub reason: String,
+    /// The same in a word.
+    pub cause: Cause,
+    /// The object whose users want to know: of a slice, its Service. None for what is no object.
+    pub regarding: Option<Box<Reference>>,
+}
+
+impl Rejection {
+    /// Rejects something of a Service as a whole.
+    #[must_use]
+    pub fn of_service(name: &ObjectName, cause: Cause, reason: impl Into<String>) -> Self {
+        let service = Reference::service(name.clone());
+        Self {
+            object: service.to_string(),
+            field: String::new(),
+            reason: reason.into(),
+            cause,
+            regarding: Some(service.into()),
+        }
+    }
+
+    /// Rejects something that is no object, such as a file.
+    #[must_use]
+    pub fn of_file(object: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self {
+            object: object.into(),
+            field: String::new(),
+            reason: reason.into(),
+            cause: Cause::InvalidObject,
+            regarding: None,
+        }
+    }
 }
 
 impl fmt::Display for Rejection {
@@ -197,6 +326,7 @@ impl fmt::Display for Rejection {
             object,
             field,
             reason,
+            ..
         } = self;
         if field.is_empty() {
             write!(f, "{object}: {reason}")

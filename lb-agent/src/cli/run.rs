@@ -3,6 +3,7 @@
 use std::{env, fs, path::PathBuf};
 
 use clap::{Args, ValueEnum};
+use ipnet::IpNet;
 use lb_common::maps;
 
 use super::addresses;
@@ -10,6 +11,7 @@ use crate::{
     agent::{Capacities, NodeOptions, Options, Source},
     dataplane::bpf::XdpMode,
     interfaces::Overrides,
+    source::{Role, kubernetes::Connection},
 };
 
 /// Flags of `lb-agent run`.
@@ -27,6 +29,26 @@ pub struct RunArgs {
     /// around us].
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
+
+    /// Address of an API server, such as https://10.0.0.1:6443, in place of the one that the
+    /// kubeconfig or the cluster around us names; may be repeated: any of them will do.
+    #[arg(
+        long = "apiserver",
+        value_name = "URL",
+        value_delimiter = ',',
+        conflicts_with = "manifests"
+    )]
+    apiservers: Vec<String>,
+
+    /// Serve the Services whose label service.kubernetes.io/service-proxy-name has this value
+    /// [default: those without the label].
+    #[arg(long, value_name = "NAME")]
+    service_proxy_name: Option<String>,
+
+    /// A network that cluster addresses are allocated from; may be repeated [default: what the
+    /// cluster's ServiceCIDRs say].
+    #[arg(long = "service-cidr", value_name = "CIDR", value_delimiter = ',')]
+    service_cidrs: Vec<IpNet>,
 
     /// Directory of the pinned maps and programs, on a BPF file system.
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/lb")]
@@ -193,14 +215,22 @@ impl RunArgs {
                 external_ips: addresses::external_ips(&self.external_ips)?,
                 source_ranges_everywhere: self.source_ranges == SourceRanges::External,
             },
+            role: Role {
+                // Kubernetes' node names are DNS names, in lower case.
+                node_name: node_name.to_lowercase(),
+                proxy_name: self.service_proxy_name,
+                service_cidrs: self.service_cidrs.iter().map(IpNet::trunc).collect(),
+            },
             source: match self.manifests {
                 Some(path) => Source::Manifests(path),
                 // Not clap's business: with manifests, the variable is no contradiction.
-                None => Source::Kubernetes(
-                    self.kubeconfig
+                None => Source::Kubernetes(Connection {
+                    kubeconfig: self
+                        .kubeconfig
                         .or_else(|| env::var_os("KUBECONFIG").map(PathBuf::from))
                         .filter(|path| !path.as_os_str().is_empty()),
-                ),
+                    servers: self.apiservers,
+                }),
             },
             pin_dir: self.pin_dir,
             cgroup,
@@ -280,6 +310,11 @@ mod tests {
     }
 
     #[test]
+    fn node_names_are_lower_case_for_sources() {
+        assert_eq!(options(&[]).role.node_name, "node1");
+    }
+
+    #[test]
     fn sockets_of_the_node_are_translated_unless_told_otherwise() {
         let cgroup = Some(PathBuf::from("/c"));
         assert_eq!(options(&[]).cgroup, cgroup);
@@ -293,6 +328,37 @@ mod tests {
     fn two_sources_at_once_are_refused() {
         let line = ["lb-agent", "run", "--manifests", "a", "--kubeconfig", "b"];
         assert!(Cli::try_parse_from(line).is_err());
+    }
+
+    #[test]
+    fn s2_a_proxy_has_a_name_only_by_its_flag() {
+        assert_eq!(options(&[]).role.proxy_name, None);
+        let role = options(&["--service-proxy-name", "lb"]).role;
+        assert_eq!(role.proxy_name.as_deref(), Some("lb"));
+    }
+
+    #[test]
+    fn s44_service_networks_may_be_given() {
+        let role = options(&["--service-cidr", "10.96.0.1/16,fd00:10:96::/112"]).role;
+        let nets = role.service_cidrs.iter().map(ToString::to_string);
+        assert_eq!(
+            nets.collect::<Vec<_>>(),
+            ["10.96.0.0/16", "fd00:10:96::/112"]
+        );
+    }
+
+    #[test]
+    fn several_api_servers_may_be_given() {
+        let flags = [
+            "--apiserver",
+            "https://a:6443",
+            "--apiserver",
+            "https://b:6443",
+        ];
+        let Source::Kubernetes(connection) = options(&flags).source else {
+            panic!("no manifests are given");
+        };
+        assert_eq!(connection.servers, ["https://a:6443", "https://b:6443"]);
     }
 
     #[test]

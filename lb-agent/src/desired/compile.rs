@@ -15,7 +15,7 @@ use super::{
     frontends::Dialled,
     nets::service_nets,
 };
-use crate::model::{Model, ObjectName, Service, ServiceKind, ServicePort, Slice};
+use crate::model::{Cause, Model, ObjectName, Service, ServiceKind, ServicePort, Slice};
 
 /// The tables that serve `model` on this node, and what cannot be served.
 ///
@@ -96,7 +96,7 @@ impl Compiler<'_> {
             };
             let (dialled, refusals) = Dialled::new(service, self.node, *cluster_ip, holder);
             for (field, reason) in refusals {
-                self.reject(name, field, reason);
+                self.reject(name, field, Cause::ForbiddenAddress, reason);
             }
             for port in &service.ports {
                 let port_name = PortName {
@@ -149,7 +149,7 @@ impl Compiler<'_> {
             }
             Err(Full) => {
                 let reason = "the map BACKENDS is full: raise --backends-max".to_owned();
-                self.reject(&entry.name.service, "", reason);
+                self.reject(&entry.name.service, "", Cause::ServiceMapFull, reason);
                 self.tables.kept.insert(id);
             }
         }
@@ -178,7 +178,8 @@ impl Compiler<'_> {
                 _ => "the protocol is not served".to_owned(),
             };
             let number = key.port;
-            self.reject(service, "spec.ports", format!("{number}/{proto}: {reason}"));
+            let reason = format!("{number}/{proto}: {reason}");
+            self.reject(service, "spec.ports", Cause::UnsupportedFeature, reason);
             false
         });
     }
@@ -230,7 +231,7 @@ impl Compiler<'_> {
             let allowed = is_allowed(*addr);
             if !allowed {
                 let reason = format!("endpoint {addr}: an address that no Service may reach");
-                self.reject(service, "", reason);
+                self.reject(service, "", Cause::InvalidEndpointAddress, reason);
             }
             allowed
         });
@@ -249,7 +250,7 @@ impl Compiler<'_> {
                     let (addr, number) = (key.addr, key.port);
                     let proto = protocol::name(key.protocol);
                     let reason = format!("{addr}:{number}/{proto} is taken by {owner}");
-                    self.reject(name, "", reason);
+                    self.reject(name, "", Cause::ConflictingFrontend, reason);
                 }
                 Some(_) => {}
                 None => {
@@ -283,11 +284,10 @@ impl Compiler<'_> {
         }
     }
 
-    fn reject(&mut self, object: &ObjectName, field: &str, reason: String) {
+    fn reject(&mut self, service: &ObjectName, field: &str, cause: Cause, reason: String) {
         self.rejections.insert(Rejection {
-            object: format!("Service {object}"),
             field: field.to_owned(),
-            reason,
+            ..Rejection::of_service(service, cause, reason)
         });
     }
 }

@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use lb_common::{Addr, ServiceNet, ServiceNets, vip::net_flags};
 
 use super::Rejection;
+use crate::model::Cause;
 
 /// What `SERVICE_NETS` holds if cluster addresses are allocated from `known`. Of a family of
 /// which nobody says so, they can be everywhere.
@@ -26,6 +27,8 @@ pub(super) fn service_nets(known: &BTreeSet<IpNet>) -> (ServiceNets, Option<Reje
             all.len(),
             ServiceNets::MAX
         ),
+        cause: Cause::ServiceMapFull,
+        regarding: None,
     };
     (table(nets(&BTreeSet::new())), Some(rejection))
 }

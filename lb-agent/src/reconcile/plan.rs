@@ -14,6 +14,7 @@ use super::programmed::{PortTables, Programmed};
 use crate::{
     dataplane::{Element, Key},
     desired::{FrontendSpec, Members, Port, Rejection, Tables},
+    model::Cause,
 };
 
 /// One operation on the maps.
@@ -254,8 +255,7 @@ impl Planner<'_> {
         self.keep_as_it_is(id);
         self.rejections.push(Rejection {
             object: port.name.to_string(),
-            field: String::new(),
-            reason: reason.to_owned(),
+            ..Rejection::of_service(&port.name.service, Cause::ServiceMapFull, reason)
         });
     }
 

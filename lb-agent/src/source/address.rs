@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_parsed_sloppily() {
+    fn s68_addresses_are_parsed_sloppily() {
         check("10.96.0.17", Some("10.96.0.17"));
         check("010.096.000.017", Some("10.96.0.17"));
         check("0.0.0.0", Some("0.0.0.0"));
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn prefixes_are_trimmed_and_cut() {
+    fn s68_prefixes_are_trimmed_and_cut() {
         check_net(" 198.51.100.0/25", Some("198.51.100.0/25"));
         check_net("010.1.2.3/8", Some("10.0.0.0/8"));
         check_net("fd00::1/64\n", Some("fd00::/64"));

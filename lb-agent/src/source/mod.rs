@@ -4,10 +4,13 @@
 //! same thing: a [`Snapshot`], whole and new for each change. Neither publishes anything before
 //! it has seen everything once, so that a restart never looks like an empty cluster (item 11).
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
+use ipnet::IpNet;
 use tokio::sync::watch;
-use tracing::{info, warn};
 
 use crate::model::Model;
 pub use crate::model::Rejection;
@@ -17,6 +20,28 @@ pub mod kubernetes;
 pub mod lenient;
 pub mod manifest;
 pub mod objects;
+
+/// For whom a source reads.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Role {
+    /// Name of this node.
+    pub node_name: String,
+    /// Name of this proxy: the Services that are handed over to it count (item 2). Without one
+    /// it is those that are handed over to none.
+    pub proxy_name: Option<String>,
+    /// Networks that cluster addresses are allocated from; if empty, ServiceCIDRs say it.
+    pub service_cidrs: BTreeSet<IpNet>,
+}
+
+/// The role of a node's ordinary proxy.
+impl From<&str> for Role {
+    fn from(node_name: &str) -> Self {
+        Self {
+            node_name: node_name.to_owned(),
+            ..Self::default()
+        }
+    }
+}
 
 /// What a source knows at one moment.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -48,23 +73,12 @@ fn publish(sender: &Sender, mut model: Model, rejections: Vec<Rejection>) {
         if published.is_some() && *last.model == model && last.rejections == rejections {
             return false;
         }
-        log_change(&last.rejections, &rejections);
         *published = Some(Arc::new(Snapshot {
             model: Arc::new(model),
             rejections,
         }));
         true
     });
-}
-
-/// Says once what is newly rejected, and once what no longer is.
-fn log_change(last: &[Rejection], now: &[Rejection]) {
-    for rejection in now.iter().filter(|rejection| !last.contains(rejection)) {
-        warn!("{rejection}");
-    }
-    if !last.is_empty() && now.is_empty() {
-        info!("all objects are understood again");
-    }
 }
 
 /// Replaces what is equal in `last` by what is shared with it.
@@ -98,7 +112,7 @@ fn share<K: Ord, V: PartialEq>(map: &mut BTreeMap<K, Arc<V>>, last: &BTreeMap<K,
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Node, ObjectName, Slice};
+    use crate::model::{Cause, Node, ObjectName, Slice};
 
     fn model(zone: &str) -> Model {
         let name = ObjectName {
@@ -138,10 +152,13 @@ mod tests {
         let (sender, mut receiver) = channel();
         publish(&sender, model("a"), Vec::new());
         receiver.mark_unchanged();
+        let name = ObjectName {
+            namespace: "default".to_owned(),
+            name: "x".to_owned(),
+        };
         let rejection = Rejection {
-            object: "Service default/x".to_owned(),
             field: "spec.type".to_owned(),
-            reason: "unknown".to_owned(),
+            ..Rejection::of_service(&name, Cause::InvalidObject, "unknown")
         };
         assert_eq!(
             rejection.to_string(),

@@ -13,7 +13,7 @@ const NEVER: [(&[&str], &str); 3] = [
 const SLEEPS: [&str; 2] = ["sleep", "sleep_until"];
 
 /// Files that may sleep, and why.
-const SLEEPERS: [(&str, &str); 7] = [
+const SLEEPERS: [(&str, &str); 9] = [
     (
         "lb-agent/src/agent.rs",
         "pauses before it tries again what the kernel refused",
@@ -25,6 +25,14 @@ const SLEEPERS: [(&str, &str); 7] = [
     (
         "lb-agent/src/interfaces/watch.rs",
         "lets bursts of events pass, and pauses before it renews a broken subscription",
+    ),
+    (
+        "lb-agent/src/source/kubernetes/events.rs",
+        "pauses before it tells the API server again what it did not take",
+    ),
+    (
+        "lb-agent/src/source/kubernetes/follow.rs",
+        "pauses before it asks the API server again for what it refused",
     ),
     (
         "lb-agent/src/source/kubernetes/mod.rs",

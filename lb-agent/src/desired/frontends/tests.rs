@@ -42,6 +42,7 @@ fn check_refused(service: Service, node: &NodeView, field: &str, reason: &str) {
         object,
         field: found,
         reason: told,
+        ..
     } = rejection;
     assert_eq!(
         (object.as_str(), found.as_str(), told.as_str()),

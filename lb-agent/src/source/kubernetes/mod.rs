@@ -1,35 +1,52 @@
 //! The objects of a cluster, by watching its API server.
 //!
-//! Three watches (Services, EndpointSlices, this node) feed three [`Fold`]s. Nothing is published
-//! before each has had a whole list; from then on every batch of changes is a new model.
+//! Four watches (Services, EndpointSlices, this node, ServiceCIDRs) feed four [`Fold`]s. Nothing
+//! is published before each has had a whole list; from then on every batch of changes is a new
+//! model.
 
-use std::path::{Path, PathBuf};
+use std::collections::BTreeSet;
 
-use futures::{Stream, StreamExt as _, stream, stream::BoxStream};
-use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
-use kube::{
-    Api, Client, Config,
-    config::{KubeConfigOptions, Kubeconfig},
-    runtime::{
-        WatchStreamExt as _,
-        watcher::{self, Event},
-    },
+use http::Uri;
+use ipnet::IpNet;
+use k8s_openapi::api::{
+    core::v1 as core, discovery::v1 as discovery, networking::v1 as networking,
 };
-use tokio::time::{self, Instant};
+use kube::{Api, Client, runtime::watcher::Event};
+use tokio::{
+    sync::mpsc,
+    task::JoinSet,
+    time::{self, Instant},
+};
 use tracing::{info, warn};
 
-use self::{fold::Fold, watched::Watched};
-use super::{
-    Rejection, Sender,
-    objects::{EndpointSlice, HEADLESS, Node, SERVICE_PROXY_NAME, Service},
+pub use self::{
+    connect::{Connection, Error},
+    times::Times,
 };
-use crate::model::Model;
+use self::{
+    events::Sink,
+    fold::Fold,
+    follow::{Follower, Wanted},
+    watched::Watched,
+};
+use super::{
+    Rejection, Role, Sender,
+    objects::{EndpointSlice, HEADLESS, Node, Object, SERVICE_PROXY_NAME, Service, ServiceCidr},
+};
+use crate::{event, model::Model};
 
+mod connect;
+mod events;
 mod fold;
+mod follow;
+mod rotation;
+mod times;
 mod watched;
 
 /// Changes that are ready at once are taken in at once, so many at the most.
 const BATCH: usize = 1024;
+/// So many more may wait meanwhile; then the API server waits.
+const WAITING_MAX: usize = 256;
 /// After a model has been put together, no other is for so many times the time that it took: the
 /// larger the cluster, the more changes make one model.
 const PAUSE: u32 = 9;
@@ -37,70 +54,49 @@ const PAUSE: u32 = 9;
 /// The source that watches a cluster.
 pub struct Kubernetes {
     client: Client,
-    node_name: String,
-}
-
-/// Why a cluster cannot be watched.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The kubeconfig file cannot be used.
-    #[error("read kubeconfig {}", path.display())]
-    Kubeconfig {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        #[source]
-        source: Box<kube::config::KubeconfigError>,
-    },
-    /// There is no service account, so this is no pod of a cluster.
-    #[error("read the service account of the pod (outside a cluster, say --kubeconfig)")]
-    InCluster(#[source] Box<kube::config::InClusterError>),
-    /// The configuration does not make a client.
-    #[error("set up the client of the API server")]
-    Client(#[source] Box<kube::Error>),
+    servers: Vec<Uri>,
+    role: Role,
+    times: Times,
 }
 
 type Services = Watched<Service, core::Service>;
 type Slices = Watched<EndpointSlice, discovery::EndpointSlice>;
 type Nodes = Watched<Node, core::Node>;
+type ServiceCidrs = Watched<ServiceCidr, networking::ServiceCIDR>;
 
 /// An event of one of the watches.
 #[expect(
     clippy::large_enum_variant,
-    reason = "no more than a batch of them lives at once"
+    reason = "no more than two batches of them live at once"
 )]
 enum Change {
-    Service(watcher::Result<Event<Services>>),
-    Slice(watcher::Result<Event<Slices>>),
-    Node(watcher::Result<Event<Nodes>>),
+    Service(Event<Services>),
+    Slice(Event<Slices>),
+    Node(Event<Nodes>),
+    ServiceCidr(Event<ServiceCidrs>),
 }
 
 impl Kubernetes {
-    /// Connects with `kubeconfig`, or as a pod of the cluster, for the node called `node_name`.
+    /// Sets out to watch a cluster for `role`.
     ///
     /// Does not talk to the API server yet.
     ///
     /// # Errors
     ///
     /// [`Error::Kubeconfig`] or [`Error::InCluster`] if the configuration cannot be read,
-    /// [`Error::Client`] if it does not make a client.
-    pub async fn connect(kubeconfig: Option<&Path>, node_name: &str) -> Result<Self, Error> {
-        // A second installation fails and changes nothing.
-        let _installed = rustls::crypto::ring::default_provider().install_default();
-        let config = match kubeconfig {
-            Some(path) => load(path).await?,
-            None => Config::incluster().map_err(|error| Error::InCluster(Box::new(error)))?,
-        };
-        let client = Client::try_from(config).map_err(|error| Error::Client(Box::new(error)))?;
-        Ok(Self::new(client, node_name))
-    }
-
-    /// Watches through `client`.
-    pub fn new(client: Client, node_name: &str) -> Self {
-        Self {
+    /// [`Error::Server`], [`Error::Proxy`] or [`Error::Client`] if it does not make a client.
+    pub async fn connect(
+        connection: &Connection,
+        role: impl Into<Role>,
+        times: Times,
+    ) -> Result<Self, Error> {
+        let connect::Connected { client, servers } = connect::connect(connection, &times).await?;
+        Ok(Self {
             client,
-            node_name: node_name.to_owned(),
-        }
+            servers,
+            role: role.into(),
+            times,
+        })
     }
 
     /// Publishes what the cluster says until all receivers are gone.
@@ -108,73 +104,88 @@ impl Kubernetes {
     /// Errors of the API server are logged, and tried again with growing delays: what was
     /// published stays in force meanwhile.
     pub async fn run(self, sender: Sender) {
-        let mut state = State::default();
-        let mut changes = self.changes().ready_chunks(BATCH);
+        let (changes_in, mut changes) = mpsc::channel(WAITING_MAX);
+        let mut followers = self.follow(&changes_in);
+        let mut state = State::new(&self.role);
+        let mut batch = Vec::with_capacity(BATCH);
         let mut is_dirty = false;
         let mut due = Instant::now();
         loop {
             tokio::select! {
                 biased;
                 () = sender.closed() => return,
+                // None of them ever does.
+                _ended = followers.join_next() => return,
                 () = time::sleep_until(due), if is_dirty && state.is_synced() => {
                     let begin = Instant::now();
                     let (model, rejections) = state.assemble();
+                    state.warn_of_cluster_ip(&self.servers, &model);
                     super::publish(&sender, model, rejections);
                     is_dirty = false;
                     due = Instant::now() + begin.elapsed() * PAUSE;
                 }
-                batch = changes.next() => match batch {
-                    Some(batch) => {
-                        batch.into_iter().for_each(|change| state.apply(change));
-                        is_dirty = true;
-                    }
-                    None => return,
-                },
+                _count = changes.recv_many(&mut batch, BATCH) => {
+                    batch.drain(..).for_each(|change| state.apply(change));
+                    is_dirty = true;
+                }
             }
         }
     }
 
-    /// All events, of the three watches in turn.
-    fn changes(&self) -> impl Stream<Item = Change> + use<> {
-        let Self { client, node_name } = self;
-        let services = watcher::Config::default()
-            .labels(&format!("!{SERVICE_PROXY_NAME}"))
-            .fields("spec.clusterIP!=None");
-        let slices = watcher::Config::default().labels(&format!("!{HEADLESS}"));
-        let node = watcher::Config::default().fields(&format!("metadata.name={node_name}"));
-        let watches: [BoxStream<'static, Change>; 3] = [
-            watch(client, services).map(Change::Service).boxed(),
-            watch(client, slices).map(Change::Slice).boxed(),
-            watch(client, node).map(Change::Node).boxed(),
-        ];
-        stream::select_all(watches)
+    /// Passes events on to the cluster until all their senders are gone.
+    pub fn publish_events(&self, receiver: event::Receiver) -> impl Future<Output = ()> + use<> {
+        let sink = Sink::new(self.client.clone(), &self.role.node_name, self.times);
+        sink.run(receiver)
     }
-}
 
-async fn load(path: &Path) -> Result<Config, Error> {
-    let wrap = |source| Error::Kubeconfig {
-        path: path.to_owned(),
-        source: Box::new(source),
-    };
-    let kubeconfig = Kubeconfig::read_from(path).map_err(wrap)?;
-    Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
-        .await
-        .map_err(wrap)
-}
+    /// Starts the watches, with the selectors of a proxy (items 1 to 3).
+    fn follow(&self, changes: &mpsc::Sender<Change>) -> JoinSet<()> {
+        let Role {
+            node_name,
+            proxy_name,
+            service_cidrs,
+        } = &self.role;
+        let labels = match proxy_name {
+            None => format!("!{SERVICE_PROXY_NAME}"),
+            Some(name) => format!("{SERVICE_PROXY_NAME}={name}"),
+        };
+        let services = Wanted {
+            labels: Some(labels),
+            fields: Some("spec.clusterIP!=None".to_owned()),
+            ..Wanted::default()
+        };
+        let slices = Wanted {
+            labels: Some(format!("!{HEADLESS}")),
+            ..Wanted::default()
+        };
+        let node = Wanted {
+            fields: Some(format!("metadata.name={node_name}")),
+            ..Wanted::default()
+        };
+        let mut followers = JoinSet::new();
+        followers.spawn(self.follower(services, changes, Change::Service).run());
+        followers.spawn(self.follower(slices, changes, Change::Slice).run());
+        followers.spawn(self.follower(node, changes, Change::Node).run());
+        if service_cidrs.is_empty() {
+            let service_cidrs = Wanted {
+                is_optional: true,
+                ..Wanted::default()
+            };
+            let follower = self.follower(service_cidrs, changes, Change::ServiceCidr);
+            followers.spawn(follower.run());
+        }
+        followers
+    }
 
-fn watch<K>(
-    client: &Client,
-    config: watcher::Config,
-) -> impl Stream<Item = watcher::Result<Event<K>>> + use<K>
-where
-    K: kube::Resource<DynamicType = ()>
-        + Clone
-        + std::fmt::Debug
-        + serde::de::DeserializeOwned
-        + Send
-        + 'static,
-{
-    watcher::watcher(Api::all(client.clone()), config).default_backoff()
+    fn follower<O: Object, F: k8s_openapi::Resource + 'static>(
+        &self,
+        wanted: Wanted,
+        changes: &mpsc::Sender<Change>,
+        wrap: fn(Event<Watched<O, F>>) -> Change,
+    ) -> Follower<Watched<O, F>, Change> {
+        let api = Api::all(self.client.clone());
+        Follower::new(api, wanted, self.times, changes.clone(), wrap)
+    }
 }
 
 /// All that is known of the cluster.
@@ -183,20 +194,36 @@ struct State {
     services: Fold<Service>,
     slices: Fold<EndpointSlice>,
     node: Fold<Node>,
+    service_cidrs: Fold<ServiceCidr>,
+    /// In place of what ServiceCIDRs say, unless empty.
+    given_cidrs: BTreeSet<IpNet>,
+    /// Whether somebody has been warned of the way to the API server.
+    has_warned: bool,
 }
 
 impl State {
+    fn new(role: &Role) -> Self {
+        Self {
+            given_cidrs: role.service_cidrs.clone(),
+            ..Self::default()
+        }
+    }
+
     fn apply(&mut self, change: Change) {
         match change {
             Change::Service(event) => feed(&mut self.services, event),
             Change::Slice(event) => feed(&mut self.slices, event),
             Change::Node(event) => feed(&mut self.node, event),
+            Change::ServiceCidr(event) => feed(&mut self.service_cidrs, event),
         }
     }
 
     /// Whether each watch has had a whole list once (item 11).
     fn is_synced(&self) -> bool {
-        self.services.is_synced() && self.slices.is_synced() && self.node.is_synced()
+        self.services.is_synced()
+            && self.slices.is_synced()
+            && self.node.is_synced()
+            && (self.service_cidrs.is_synced() || !self.given_cidrs.is_empty())
     }
 
     fn assemble(&self) -> (Model, Vec<Rejection>) {
@@ -204,9 +231,13 @@ impl State {
             services,
             slices,
             node,
+            service_cidrs,
+            given_cidrs,
+            has_warned: _,
         } = self;
         let mut model = Model {
             node: node.models().map(|(_, node)| node.clone()).next(),
+            service_cidrs: given_cidrs.clone(),
             ..Model::default()
         };
         let services_by_name = services.models();
@@ -217,31 +248,37 @@ impl State {
             let of_service = model.slices.entry(owned.service.clone()).or_default();
             of_service.insert(name.name.clone(), owned.slice.clone());
         }
+        let nets = service_cidrs.models().flat_map(|(_, nets)| nets.iter());
+        model.service_cidrs.extend(nets);
         let rejections = services.rejections().chain(slices.rejections());
-        (
-            model,
-            rejections.chain(node.rejections()).cloned().collect(),
-        )
+        let rejections = rejections.chain(node.rejections());
+        let rejections = rejections.chain(service_cidrs.rejections()).cloned();
+        (model, rejections.collect())
+    }
+
+    /// Says once if the API server is reached by a Service.
+    fn warn_of_cluster_ip(&mut self, servers: &[Uri], model: &Model) {
+        if self.has_warned {
+            return;
+        }
+        if let Some(host) = connect::served_by_us(servers, model) {
+            self.has_warned = true;
+            warn!(
+                "the API server is reached at {host}, by the Service `kubernetes`, which this \
+                 agent itself has to serve: after a restart of the node neither comes up; give \
+                 an address that needs no Service by --apiserver, or in a pod by the environment \
+                 variables KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT"
+            );
+        }
     }
 }
 
-fn feed<O: super::objects::Object, F>(
-    fold: &mut Fold<O>,
-    event: watcher::Result<Event<Watched<O, F>>>,
-) {
-    match event {
-        Ok(event) => {
-            let was_synced = fold.is_synced();
-            fold.apply(event);
-            if fold.is_synced() && !was_synced {
-                info!(
-                    "{} list is complete: {} objects",
-                    O::KIND,
-                    fold.models().count()
-                );
-            }
-        }
-        Err(error) => warn!("watch {}: {error}", O::KIND),
+fn feed<O: Object, F>(fold: &mut Fold<O>, event: Event<Watched<O, F>>) {
+    let was_synced = fold.is_synced();
+    fold.apply(event);
+    if fold.is_synced() && !was_synced {
+        let objects = fold.models().count();
+        info!("{} list is complete: {objects} objects", O::KIND);
     }
 }
 

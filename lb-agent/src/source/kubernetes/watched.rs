@@ -57,6 +57,7 @@ fn object_meta(metadata: &Lenient<Metadata>) -> ObjectMeta {
         name: metadata.name.valid().cloned(),
         namespace: metadata.namespace.valid().cloned(),
         resource_version: metadata.resource_version.valid().cloned(),
+        uid: metadata.uid.valid().cloned(),
         ..ObjectMeta::default()
     }
 }

@@ -12,22 +12,23 @@ use super::{
     pods,
 };
 use crate::{
-    model::{Model, ObjectName, Slice},
+    model::{Model, ObjectName, Reference, Slice},
     source::{
-        Rejection,
+        Rejection, Role,
         objects::{PodEndpoint, Selection},
     },
 };
 
-/// Builds the model of the node called `node_name`.
+/// Builds the model for `role`.
 ///
 /// An object that stands there twice is taken from where it stands first.
 pub(super) fn assemble<'a>(
     objects: impl Iterator<Item = (&'a Path, &'a Parsed)>,
-    node_name: &str,
+    role: &Role,
 ) -> (Model, Vec<Rejection>) {
     let mut seen = BTreeMap::new();
     let mut parts = Parts::default();
+    parts.model.service_cidrs.clone_from(&role.service_cidrs);
     let mut rejections = Vec::new();
     for (path, object) in objects {
         let Parsed {
@@ -43,15 +44,15 @@ pub(super) fn assemble<'a>(
         match seen.entry(identity) {
             Entry::Vacant(entry) => {
                 entry.insert((path, place));
-                parts.add(&identity.1, item, node_name);
+                parts.add(&identity.1, item, role);
             }
             Entry::Occupied(entry) => {
                 let (first_path, first_place) = entry.get();
                 let first = format!("{}, {first_place}", first_path.display());
+                let reason = format!("stands in {first} already, and is taken from there");
                 let rejection = Rejection {
-                    object: format!("{} {}", identity.0, identity.1),
-                    field: String::new(),
-                    reason: format!("stands in {first} already, and is taken from there"),
+                    regarding: Some(Reference::new(identity.0, identity.1.clone()).into()),
+                    ..Rejection::of_file(format!("{} {}", identity.0, identity.1), reason)
                 };
                 rejections.push(place_rejection(path, *place, rejection));
             }
@@ -70,7 +71,7 @@ struct Parts<'a> {
 }
 
 impl<'a> Parts<'a> {
-    fn add(&mut self, name: &'a ObjectName, item: &'a Item, node_name: &str) {
+    fn add(&mut self, name: &'a ObjectName, item: &'a Item, role: &Role) {
         match item {
             Item::Service(service, selection) => {
                 let service = Arc::new(service.clone());
@@ -90,10 +91,13 @@ impl<'a> Parts<'a> {
             Item::Pod(pod) => {
                 self.pods.insert(name, pod);
             }
-            Item::Node(node) if name.name.eq_ignore_ascii_case(node_name) => {
+            Item::Node(node) if name.name.eq_ignore_ascii_case(&role.node_name) => {
                 self.model.node = Some(Arc::new(node.clone()));
             }
-            Item::Node(_) => {}
+            Item::ServiceCidr(nets) if role.service_cidrs.is_empty() => {
+                self.model.service_cidrs.extend(nets);
+            }
+            Item::Node(_) | Item::ServiceCidr(_) => {}
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use ipnet::IpNet;
 use serde_json::Value;
 use tracing::debug;
 
@@ -9,11 +10,11 @@ use super::parse::Document;
 use crate::{
     model::{self, ObjectName, ServiceKind, Slice},
     source::{
-        Rejection,
+        Rejection, Role,
         lenient::Lenient,
         objects::{
             EndpointSlice, Endpoints, Fields, HEADLESS, Metadata, Node, Object, OwnedSlice, Pod,
-            PodEndpoint, SERVICE_PROXY_NAME, Selection, Service,
+            PodEndpoint, SERVICE_PROXY_NAME, Selection, Service, ServiceCidr,
         },
     },
 };
@@ -67,10 +68,12 @@ pub(super) enum Item {
     Pod(PodEndpoint),
     /// A Node.
     Node(model::Node),
+    /// The networks of a ServiceCIDR.
+    ServiceCidr(Vec<IpNet>),
 }
 
 /// Reads the objects of a document: one, or those of a List.
-pub(super) fn objects(document: Document) -> Vec<Parsed> {
+pub(super) fn objects(document: Document, role: &Role) -> Vec<Parsed> {
     let Document {
         number,
         line,
@@ -88,14 +91,14 @@ pub(super) fn objects(document: Document) -> Vec<Parsed> {
             .into_iter()
             .enumerate()
             // The items of a typed list do not repeat their kind.
-            .filter_map(|(index, item)| object(item, Some(&kind), place(Some(index))))
+            .filter_map(|(index, item)| object(item, Some(&kind), place(Some(index)), role))
             .collect(),
-        _ => object(value, None, place(None)).into_iter().collect(),
+        _ => object(value, None, place(None), role).into_iter().collect(),
     }
 }
 
 /// Reads one object; `None` if it is of a kind that is not read.
-fn object(value: Value, default_kind: Option<&str>, place: Place) -> Option<Parsed> {
+fn object(value: Value, default_kind: Option<&str>, place: Place, role: &Role) -> Option<Parsed> {
     let kind = text(&value, "kind").or(default_kind.filter(|kind| !kind.is_empty()));
     let Some(kind) = kind.map(str::to_owned) else {
         return Some(unknown(
@@ -107,11 +110,14 @@ fn object(value: Value, default_kind: Option<&str>, place: Place) -> Option<Pars
     let api = text(&value, "apiVersion").unwrap_or_default();
     let group = api.split_once('/').map_or("", |(group, _)| group);
     match (kind.as_str(), group) {
-        ("Service", "") => Some(read(value, place, service)),
+        ("Service", "") => Some(read(value, place, |object, fields| {
+            service(object, role, fields)
+        })),
         ("Endpoints", "") => Some(read(value, place, endpoints)),
         ("Pod", "") => Some(read(value, place, pod)),
         ("Node", "") => Some(read(value, place, node)),
         ("EndpointSlice", "" | "discovery.k8s.io") => Some(read(value, place, slice)),
+        ("ServiceCIDR", "" | "networking.k8s.io") => Some(read(value, place, service_cidr)),
         _ => {
             debug!("{place}: objects of kind {kind} ({api}) are not read");
             None
@@ -139,7 +145,7 @@ fn unknown(place: Place, field: &str, reason: &str) -> Parsed {
 fn read<O: Object>(
     value: Value,
     place: Place,
-    convert: fn(O, &mut Fields) -> Option<Item>,
+    convert: impl FnOnce(O, &mut Fields) -> Option<Item>,
 ) -> Parsed {
     // Slim types do not fail on any object; `unknown` is for what is none.
     let Ok(object) = serde_json::from_value::<O>(value) else {
@@ -147,7 +153,7 @@ fn read<O: Object>(
     };
     let metadata = object.metadata().valid().cloned().unwrap_or_default();
     let mut name = metadata.object_name();
-    if O::KIND == Node::KIND {
+    if [Node::KIND, ServiceCidr::KIND].contains(&O::KIND) {
         name.namespace.clear();
     } else if name.namespace.is_empty() {
         "default".clone_into(&mut name.namespace);
@@ -169,6 +175,7 @@ fn check_metadata(given: &Lenient<Metadata>, metadata: &Metadata, fields: &mut F
         name,
         namespace,
         resource_version: _,
+        uid: _,
         labels,
         annotations: _,
         deletion_timestamp: _,
@@ -194,8 +201,13 @@ fn check_metadata(given: &Lenient<Metadata>, metadata: &Metadata, fields: &mut F
     is_map && namespace_fits && labels_fit && has_name
 }
 
-fn service(object: Service, fields: &mut Fields) -> Option<Item> {
-    if object.metadata().valid()?.has_label(SERVICE_PROXY_NAME) {
+fn service(object: Service, role: &Role, fields: &mut Fields) -> Option<Item> {
+    let metadata = object.metadata().valid()?;
+    let is_ours = match &role.proxy_name {
+        None => !metadata.has_label(SERVICE_PROXY_NAME),
+        Some(name) => metadata.label(SERVICE_PROXY_NAME) == Some(name),
+    };
+    if !is_ours {
         return None;
     }
     let service = object.convert(fields)?;
@@ -246,4 +258,8 @@ fn pod(object: Pod, fields: &mut Fields) -> Option<Item> {
 
 fn node(object: Node, fields: &mut Fields) -> Option<Item> {
     object.convert(fields).map(Item::Node)
+}
+
+fn service_cidr(object: ServiceCidr, fields: &mut Fields) -> Option<Item> {
+    object.convert(fields).map(Item::ServiceCidr)
 }

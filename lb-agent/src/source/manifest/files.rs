@@ -12,7 +12,7 @@ use super::{
     document::{self, Parsed, Place},
     parse::{self, SyntaxError},
 };
-use crate::source::{self, Rejection, Sender};
+use crate::source::{self, Rejection, Role, Sender};
 
 /// Appended to the reason of what did not replace an earlier state.
 const KEPT: &str = "what it said before stays in force";
@@ -20,6 +20,7 @@ const KEPT: &str = "what it said before stays in force";
 /// All manifests.
 #[derive(Debug)]
 pub(super) struct Files {
+    role: Role,
     path: PathBuf,
     files: BTreeMap<PathBuf, File>,
     /// Why the path itself could not be read last.
@@ -42,8 +43,9 @@ impl Files {
     ///
     /// [`Error::Read`] if the path cannot be read, [`Error::Parse`] if it is one file and cannot
     /// be parsed.
-    pub(super) fn open(path: PathBuf) -> Result<Self, Error> {
+    pub(super) fn open(path: PathBuf, role: Role) -> Result<Self, Error> {
         let mut files = Self {
+            role,
             path,
             files: BTreeMap::new(),
             problem: None,
@@ -67,13 +69,14 @@ impl Files {
     /// # Errors
     ///
     /// What is wrong with the text, if it cannot be parsed.
-    pub(super) fn from_text(text: String) -> Result<Self, Rejection> {
+    pub(super) fn from_text(text: String, role: Role) -> Result<Self, Rejection> {
         let path = PathBuf::from("-");
         let mut file = File::default();
-        file.update(&path, Ok(text));
+        file.update(&path, Ok(text), &role);
         match file.problem.take() {
             Some(problem) => Err(problem),
             None => Ok(Self {
+                role,
                 files: BTreeMap::from([(path.clone(), file)]),
                 path,
                 problem: None,
@@ -83,20 +86,18 @@ impl Files {
 
     /// Reads everything again.
     pub(super) fn reload(&mut self) {
-        self.problem = self.read().err().map(|error| Rejection {
-            object: self.path.display().to_string(),
-            field: String::new(),
-            reason: format!("{error}; {KEPT}"),
+        self.problem = self.read().err().map(|error| {
+            Rejection::of_file(self.path.display().to_string(), format!("{error}; {KEPT}"))
         });
     }
 
     /// Publishes what the files say.
-    pub(super) fn publish(&self, node_name: &str, sender: &Sender) {
+    pub(super) fn publish(&self, sender: &Sender) {
         let objects = self.files.iter().flat_map(|(path, file)| {
             let objects = file.objects.iter();
             objects.map(move |object| (path.as_path(), object))
         });
-        let (model, mut rejections) = assemble(objects, node_name);
+        let (model, mut rejections) = assemble(objects, &self.role);
         let problems = self.files.values().filter_map(|file| file.problem.as_ref());
         rejections.extend(self.problem.iter().chain(problems).cloned());
         source::publish(sender, model, rejections);
@@ -116,21 +117,22 @@ impl Files {
 
     // Manifests are small, local and rarely read, so this blocks.
     fn read(&mut self) -> io::Result<()> {
-        let Self { path, files, .. } = self;
+        let Self {
+            role, path, files, ..
+        } = self;
         if fs::metadata(&*path)?.is_dir() {
             let paths = list(path)?;
             files.retain(|path, _| paths.contains(path));
             for path in paths {
                 let text = fs::read_to_string(&path);
-                files.entry(path.clone()).or_default().update(&path, text);
+                let file = files.entry(path.clone()).or_default();
+                file.update(&path, text, role);
             }
         } else {
             let text = fs::read_to_string(&*path)?;
             files.retain(|file, _| file == path);
-            files
-                .entry(path.clone())
-                .or_default()
-                .update(path, Ok(text));
+            let file = files.entry(path.clone()).or_default();
+            file.update(path, Ok(text), role);
         }
         Ok(())
     }
@@ -157,22 +159,20 @@ fn is_manifest(path: &Path) -> bool {
 
 impl File {
     /// Takes what was read; keeps what it said before if that makes no sense.
-    fn update(&mut self, path: &Path, text: io::Result<String>) {
+    fn update(&mut self, path: &Path, text: io::Result<String>, role: &Role) {
         match text {
             Ok(text) if text == self.text && self.problem.is_none() => {}
             Ok(text) => match parse::documents(&text) {
                 Ok(documents) => {
-                    let objects = documents.into_iter().flat_map(document::objects).collect();
-                    self.replace(path, text, objects);
+                    let documents = documents.into_iter();
+                    let objects = documents.flat_map(|document| document::objects(document, role));
+                    self.replace(path, text, objects.collect());
                 }
                 Err(error) => self.problem = Some(self.syntax_problem(path, error)),
             },
             Err(error) => {
-                self.problem = Some(Rejection {
-                    object: path.display().to_string(),
-                    field: String::new(),
-                    reason: self.or_kept(format!("cannot be read: {error}")),
-                });
+                let reason = self.or_kept(format!("cannot be read: {error}"));
+                self.problem = Some(Rejection::of_file(path.display().to_string(), reason));
             }
         }
     }
@@ -206,10 +206,10 @@ impl File {
             reason,
         } = error;
         let position = position.map(|(line, column)| format!("line {line}, column {column}"));
+        let object = format!("{}, document {document}", path.display());
         Rejection {
-            object: format!("{}, document {document}", path.display()),
             field: position.unwrap_or_default(),
-            reason: self.or_kept(reason),
+            ..Rejection::of_file(object, self.or_kept(reason))
         }
     }
 

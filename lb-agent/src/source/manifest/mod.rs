@@ -18,7 +18,7 @@ use std::{
 use tokio::{task, time};
 
 use self::{files::Files, watch::Watch};
-use super::{Rejection, Sender};
+use super::{Rejection, Role, Sender};
 
 mod assemble;
 mod document;
@@ -36,7 +36,7 @@ const MAX_DELAY: Duration = Duration::from_millis(500);
 #[derive(Clone, Debug)]
 pub struct Manifests {
     input: Input,
-    node_name: String,
+    role: Role,
 }
 
 #[derive(Clone, Debug)]
@@ -66,15 +66,15 @@ impl Manifests {
     /// Reads from `path`: a file; a directory, of which the `*.yaml`, `*.yml` and `*.json` files
     /// are read, hidden ones and subdirectories are not; or `-` for standard input, once.
     ///
-    /// The Node object called `node_name` is taken for this node.
-    pub fn new(path: &Path, node_name: &str) -> Self {
+    /// The Node object of the role's name is taken for this node.
+    pub fn new(path: &Path, role: impl Into<Role>) -> Self {
         Self {
             input: match path.to_str() {
                 Some("-") => Input::Stdin,
                 // Watches report absolute paths.
                 _ => Input::Path(std::path::absolute(path).unwrap_or_else(|_| path.to_owned())),
             },
-            node_name: node_name.to_owned(),
+            role: role.into(),
         }
     }
 
@@ -86,7 +86,7 @@ impl Manifests {
     /// single file (or standard input) that cannot be parsed at the start. Nothing has been
     /// published then. Later problems are published as rejections.
     pub async fn run(self, sender: Sender) -> Result<(), Error> {
-        let Self { input, node_name } = self;
+        let Self { input, role } = self;
         match input {
             Input::Stdin => {
                 let read = task::spawn_blocking(|| io::read_to_string(io::stdin())).await;
@@ -95,28 +95,28 @@ impl Manifests {
                     path: PathBuf::from("-"),
                     source,
                 })?;
-                run_once(text, &node_name, &sender)?;
+                run_once(text, role, &sender)?;
                 sender.closed().await;
                 Ok(())
             }
-            Input::Path(path) => follow(path, &node_name, &sender).await,
+            Input::Path(path) => follow(path, role, &sender).await,
         }
     }
 }
 
 /// Publishes what `text` from standard input says.
-fn run_once(text: String, node_name: &str, sender: &Sender) -> Result<(), Error> {
-    let files = Files::from_text(text).map_err(Error::Parse)?;
-    files.publish(node_name, sender);
+fn run_once(text: String, role: Role, sender: &Sender) -> Result<(), Error> {
+    let files = Files::from_text(text, role).map_err(Error::Parse)?;
+    files.publish(sender);
     Ok(())
 }
 
-async fn follow(path: PathBuf, node_name: &str, sender: &Sender) -> Result<(), Error> {
+async fn follow(path: PathBuf, role: Role, sender: &Sender) -> Result<(), Error> {
     let mut watch = Watch::new(&path);
     watch.arm(&[]);
-    let mut files = Files::open(path)?;
+    let mut files = Files::open(path, role)?;
     loop {
-        files.publish(node_name, sender);
+        files.publish(sender);
         tokio::select! {
             () = sender.closed() => return Ok(()),
             () = watch.changed() => settle(&watch).await,

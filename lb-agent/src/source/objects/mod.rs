@@ -5,6 +5,7 @@
 
 use std::{fmt, net::IpAddr};
 
+use ipnet::IpNet;
 use serde::{
     Deserialize,
     de::{DeserializeOwned, IgnoredAny},
@@ -14,12 +15,13 @@ use super::{
     Rejection, address,
     lenient::{Lenient, Strings},
 };
-use crate::model::ObjectName;
+use crate::model::{Cause, ObjectName, Reference};
 
 mod endpoints;
 mod node;
 mod pod;
 mod service;
+mod service_cidr;
 mod slice;
 
 pub use self::{
@@ -27,7 +29,8 @@ pub use self::{
     node::Node,
     pod::{NamedPort, Pod, PodEndpoint},
     service::{ALGORITHM, SelectedPort, Selection, Service, TargetPort},
-    slice::{EndpointSlice, OwnedSlice},
+    service_cidr::ServiceCidr,
+    slice::{EndpointSlice, OwnedSlice, TRIGGERED},
 };
 
 /// Key of the label that hands a Service over to another proxy (item 2).
@@ -61,6 +64,8 @@ pub struct Metadata {
     pub namespace: Lenient<String>,
     /// Version, for the watch.
     pub resource_version: Lenient<String>,
+    /// Unique id, for Events.
+    pub uid: Lenient<String>,
     /// Labels.
     pub labels: Strings,
     /// The annotations that mean something to us; whatever else stands there is not kept.
@@ -76,6 +81,9 @@ pub struct Annotations {
     /// [`ALGORITHM`], of a Service.
     #[serde(rename = "lb-agent.io/algorithm")]
     pub algorithm: Lenient<String>,
+    /// [`TRIGGERED`], of an EndpointSlice.
+    #[serde(rename = "endpoints.kubernetes.io/last-change-trigger-time")]
+    pub triggered: Lenient<String>,
 }
 
 impl Metadata {
@@ -104,19 +112,26 @@ impl Metadata {
 /// Gives access to the fields of one object, and collects what is wrong with them.
 #[derive(Debug)]
 pub struct Fields {
-    kind: &'static str,
-    name: ObjectName,
+    object: Reference,
+    /// The object whose users want to know what is wrong.
+    regarding: Reference,
     rejections: Vec<Rejection>,
 }
 
 impl Fields {
     /// Starts on an object.
     pub fn new(kind: &'static str, name: ObjectName) -> Self {
+        let object = Reference::new(kind, name);
         Self {
-            kind,
-            name,
+            regarding: object.clone(),
+            object,
             rejections: Vec::new(),
         }
+    }
+
+    /// Says which Service suffers from what is wrong with the object.
+    pub fn set_service(&mut self, service: ObjectName) {
+        self.regarding = Reference::service(service);
     }
 
     /// What was rejected.
@@ -126,21 +141,21 @@ impl Fields {
 
     /// Namespace and name of the object.
     pub fn name(&self) -> &ObjectName {
-        &self.name
+        &self.object.name
     }
 
     /// Rejects a field.
     pub fn reject(&mut self, field: impl fmt::Display, reason: impl Into<String>) {
-        let Self { kind, name, .. } = self;
-        let object = if name.namespace.is_empty() {
-            format!("{kind} {}", name.name)
-        } else {
-            format!("{kind} {name}")
-        };
+        self.reject_as(Cause::InvalidObject, field, reason);
+    }
+
+    fn reject_as(&mut self, cause: Cause, field: impl fmt::Display, reason: impl Into<String>) {
         self.rejections.push(Rejection {
-            object,
+            object: self.object.to_string(),
             field: field.to_string(),
             reason: reason.into(),
+            cause,
+            regarding: Some(self.regarding.clone().into()),
         });
     }
 
@@ -173,6 +188,15 @@ impl Fields {
         valid
     }
 
+    /// A prefix.
+    fn net(&mut self, field: impl fmt::Display, text: &str) -> Option<IpNet> {
+        let net = address::parse_net(text);
+        if net.is_none() {
+            self.reject(field, format!("`{text}` is not an address prefix"));
+        }
+        net
+    }
+
     /// An address.
     fn address(&mut self, field: impl fmt::Display, text: &str) -> Option<IpAddr> {
         let addr = address::parse(text);
@@ -184,15 +208,15 @@ impl Fields {
 
     /// An address that an endpoint may have.
     fn endpoint_address(&mut self, field: impl fmt::Display, text: &str) -> Option<IpAddr> {
-        let addr = self.address(&field, text)?;
-        if !address::may_be_endpoint(addr) {
-            let reason = format!(
+        let reason = match address::parse(text) {
+            Some(addr) if address::may_be_endpoint(addr) => return Some(addr),
+            Some(_) => format!(
                 "`{text}` may not be an endpoint: it is unspecified, loopback, link-local or multicast"
-            );
-            self.reject(field, reason);
-            return None;
-        }
-        Some(addr)
+            ),
+            None => format!("`{text}` is not an IP address"),
+        };
+        self.reject_as(Cause::InvalidEndpointAddress, field, reason);
+        None
     }
 
     /// A port from 1 to 65535.

@@ -8,10 +8,7 @@ use serde::Deserialize;
 use super::{Fields, Metadata, Object};
 use crate::{
     model,
-    source::{
-        address,
-        lenient::{Lenient, List},
-    },
+    source::lenient::{Lenient, List},
 };
 
 /// Label of the zone.
@@ -114,14 +111,10 @@ impl Spec {
             let first = first.filter(|text| !text.is_empty());
             texts.extend(first.map(|text| ("spec.podCIDR".to_owned(), text.as_str())));
         }
-        let mut nets = Vec::new();
-        for (field, text) in texts {
-            match address::parse_net(text) {
-                Some(net) => nets.push(net),
-                None => fields.reject(field, format!("`{text}` is not an address prefix")),
-            }
-        }
-        nets
+        texts
+            .into_iter()
+            .filter_map(|(field, text)| fields.net(field, text))
+            .collect()
     }
 }
 

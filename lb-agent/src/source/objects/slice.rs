@@ -1,17 +1,21 @@
 //! `discovery.k8s.io/v1` EndpointSlice.
 
-use std::{collections::BTreeSet, fmt, sync::Arc};
+use std::{collections::BTreeSet, fmt, sync::Arc, time::SystemTime};
 
+use jiff::Timestamp;
 use serde::Deserialize;
 
 use super::{Fields, Metadata, Object};
 use crate::{
-    model::{self, ObjectName, Slice, SlicePort},
+    model::{self, Cause, ObjectName, Slice, SlicePort},
     source::lenient::{Lenient, List},
 };
 
 /// Key of the label that names the Service (item 5).
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+/// Key of the annotation that says when the change was made that led to a slice (item 69).
+pub const TRIGGERED: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 
 /// An EndpointSlice.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -85,6 +89,7 @@ impl Object for EndpointSlice {
             namespace: fields.name().namespace.clone(),
             name: self.service_name()?.to_owned(),
         };
+        fields.set_service(service.clone());
         let is_ipv4 = self.is_ipv4(fields)?;
         let ports = fields.list("ports", &self.ports);
         let ports = ports
@@ -99,7 +104,7 @@ impl Object for EndpointSlice {
         let slice = Arc::new(Slice {
             ports,
             endpoints,
-            triggered: None,
+            triggered: self.triggered(),
         });
         Some(OwnedSlice { service, slice })
     }
@@ -110,6 +115,13 @@ impl EndpointSlice {
     pub fn service_name(&self) -> Option<&str> {
         let name = self.metadata.valid()?.label(SERVICE_NAME)?;
         (!name.is_empty()).then_some(name)
+    }
+
+    /// What the annotation [`TRIGGERED`] says. Nobody is served worse for a wrong one.
+    fn triggered(&self) -> Option<SystemTime> {
+        let annotations = self.metadata.valid()?.annotations.valid()?;
+        let time: Timestamp = annotations.triggered.valid()?.parse().ok()?;
+        Some(time.into())
     }
 
     /// Fills in what an API server would have.
@@ -175,7 +187,8 @@ impl Endpoint {
         let text = fields.read(&field, first)?;
         let addr = fields.endpoint_address(&field, text)?;
         if addr.is_ipv4() != is_ipv4 {
-            fields.reject(field, format!("`{text}` is not of the slice's addressType"));
+            let reason = format!("`{text}` is not of the slice's addressType");
+            fields.reject_as(Cause::InvalidEndpointAddress, field, reason);
             return None;
         }
         // An endpoint whose conditions cannot be read must not get traffic by default.

@@ -1,9 +1,11 @@
-use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
+use k8s_openapi::api::{
+    core::v1 as core, discovery::v1 as discovery, networking::v1 as networking,
+};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::json;
 
 use super::*;
-use crate::source::objects::{EndpointSlice, Node, Service};
+use crate::source::objects::{EndpointSlice, Node, Service, ServiceCidr};
 
 type Services = Watched<Service, core::Service>;
 
@@ -228,6 +230,28 @@ fn recorded_slices_say_who_terminates() {
     assert!(endpoints.contains(&("10.244.1.12".to_owned(), false, true, true)));
     assert!(endpoints.contains(&("10.244.2.13".to_owned(), true, true, false)));
     assert!(slices.iter().all(|(name, _)| name.name != "manual-fqdn"));
+}
+
+#[test]
+fn s69_recorded_slices_say_when_they_were_changed() {
+    type Slices = Watched<EndpointSlice, discovery::EndpointSlice>;
+    let mut fold = Fold::<EndpointSlice>::default();
+    let lines = recorded("watch-endpointslices.jsonl");
+    // The controller takes the annotation away again with a change that nothing triggered.
+    for line in lines.lines().filter(|line| line.contains("T08:08:33Z\"},")) {
+        let line: Line<Slices> = serde_json::from_str(line).unwrap();
+        fold.apply(Event::Apply(line.object));
+    }
+    let times = fold.models().filter_map(|(_, owned)| owned.slice.triggered);
+    assert_eq!(times.count(), 2);
+}
+
+#[test]
+fn s44_recorded_service_networks_are_those_of_the_cluster() {
+    let fold = replay_list::<ServiceCidr, networking::ServiceCIDR>("list-servicecidrs.json");
+    let cidrs: Vec<_> = fold.models().flat_map(|(_, nets)| nets.iter()).collect();
+    let expected = ["10.96.0.0/16", "fd00:10:96::/112"].map(|net| net.parse().unwrap());
+    assert_eq!(cidrs, expected.iter().collect::<Vec<_>>());
 }
 
 #[test]

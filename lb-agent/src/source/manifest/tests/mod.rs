@@ -22,7 +22,7 @@ spec: {clusterIP: 10.96.0.17, selector: {app: alpaca}, ports: [{name: http, port
 #[track_caller]
 fn snapshot(text: &str) -> Arc<Snapshot> {
     let (sender, receiver) = source::channel();
-    run_once(text.to_owned(), "node1", &sender).unwrap();
+    run_once(text.to_owned(), "node1".into(), &sender).unwrap();
     let snapshot = receiver.borrow().clone();
     snapshot.expect("a snapshot")
 }

@@ -1,12 +1,15 @@
 //! What is an object, and which objects count.
 
-use std::fs;
+use std::{fs, sync::Arc};
 
-use super::{SERVICE, endpoints, good, name};
-use crate::model::ServiceKind;
+use super::{SERVICE, endpoints, good, name, run_once};
+use crate::{
+    model::{Model, ServiceKind},
+    source::{self, Role},
+};
 
 #[test]
-fn labels_take_objects_away() {
+fn s2_s3_labels_take_objects_away() {
     let service = SERVICE.replace(
         "{name: alpaca}",
         "{name: alpaca, labels: {service.kubernetes.io/service-proxy-name: x}}",
@@ -18,6 +21,54 @@ metadata: {name: s, labels: {kubernetes.io/service-name: alpaca, service.kuberne
 addressType: IPv4
 ";
     assert!(good(slice).slices.is_empty());
+}
+
+/// What a text says to `role`.
+fn model(text: &str, role: Role) -> Arc<Model> {
+    let (sender, receiver) = source::channel();
+    run_once(text.to_owned(), role, &sender).unwrap();
+    let snapshot = receiver.borrow().clone();
+    snapshot.unwrap().model.clone()
+}
+
+#[test]
+fn s2_a_proxy_with_a_name_serves_what_is_handed_over_to_it() {
+    let handed = |name: &str, proxy: &str| {
+        let labels = format!("labels: {{service.kubernetes.io/service-proxy-name: {proxy}}}");
+        SERVICE.replace("{name: alpaca}", &format!("{{name: {name}, {labels}}}"))
+    };
+    let text = [SERVICE, &handed("a", "ours"), &handed("b", "theirs")].join("---");
+    let role = Role {
+        proxy_name: Some("ours".to_owned()),
+        ..Role::from("node1")
+    };
+    let model = model(&text, role);
+    assert_eq!(model.services.keys().collect::<Vec<_>>(), [&name("a")]);
+}
+
+#[test]
+fn s44_service_networks_are_understood() {
+    let text = "
+apiVersion: networking.k8s.io/v1
+kind: ServiceCIDR
+metadata: {name: kubernetes}
+spec: {cidrs: [10.96.0.0/16, 'fd00:10:96::/112']}
+";
+    let given = Role {
+        service_cidrs: ["10.97.0.0/16".parse().unwrap()].into(),
+        ..Role::from("node1")
+    };
+    for (role, expected) in [
+        (
+            Role::from("node1"),
+            &["10.96.0.0/16", "fd00:10:96::/112"][..],
+        ),
+        (given, &["10.97.0.0/16"]),
+    ] {
+        let nets = model(text, role).service_cidrs.clone();
+        let nets: Vec<_> = nets.iter().map(ToString::to_string).collect();
+        assert_eq!(nets, expected);
+    }
 }
 
 #[test]

@@ -65,7 +65,7 @@ fn what_is_no_object_is_an_error() {
         ),
     ] {
         let (sender, receiver) = source::channel();
-        let error = run_once(text.to_owned(), "node1", &sender).unwrap_err();
+        let error = run_once(text.to_owned(), "node1".into(), &sender).unwrap_err();
         assert_eq!(error.to_string(), expected);
         assert!(receiver.borrow().is_none());
     }

@@ -114,13 +114,13 @@ fn headless_services_have_no_address() {
 }
 
 #[test]
-fn cluster_addresses_may_stand_in_the_list_only() {
+fn s67_cluster_addresses_may_stand_in_the_list_only() {
     let service = good("{clusterIPs: [10.96.0.1, 'fd00::1']}");
     assert_eq!(service.cluster_ips, addrs(&["10.96.0.1", "fd00::1"]));
 }
 
 #[test]
-fn a_family_has_one_cluster_address() {
+fn s67_a_family_has_one_cluster_address() {
     let service = rejected(
         "{clusterIPs: [10.96.0.1, 10.96.0.2, x]}",
         &[

@@ -134,3 +134,49 @@ fn unnamed_ports_of_manifests_get_the_empty_name() {
         .collect();
     assert_eq!(names, [Some(String::new()), None, Some("a".to_owned())]);
 }
+
+#[test]
+fn s69_a_slice_says_when_it_was_changed() {
+    let triggered = |annotations: &str| {
+        let yaml = format!(
+            "{{metadata: {{name: s-1, labels: {{kubernetes.io/service-name: s}}, \
+             annotations: {annotations}}}, addressType: IPv4}}"
+        );
+        let triggered = convert_good::<EndpointSlice>(&yaml).slice.triggered;
+        triggered.map(|time| time.duration_since(SystemTime::UNIX_EPOCH).unwrap())
+    };
+    for (value, expected) in [
+        ("2026-11-22T08:08:33Z", Some(1_795_334_913_000)),
+        ("2026-11-22T09:08:33.25+01:00", Some(1_795_334_913_250)),
+        ("yesterday", None),
+        ("''", None),
+    ] {
+        let found = triggered(&format!("{{{TRIGGERED}: {value}}}"));
+        assert_eq!(found.map(|d| d.as_millis()), expected, "{value}");
+    }
+    assert_eq!(triggered("{}"), None);
+    assert_eq!(triggered(&format!("{{{TRIGGERED}: 7}}")), None);
+}
+
+#[test]
+fn s12_the_time_of_a_change_is_no_change() {
+    let slice = |time: Option<SystemTime>| Slice {
+        triggered: time,
+        ..Slice::default()
+    };
+    assert_eq!(slice(None), slice(Some(SystemTime::UNIX_EPOCH)));
+}
+
+#[test]
+fn what_is_wrong_with_a_slice_regards_its_service() {
+    let yaml = format!("{{{HEAD}, addressType: IPv4, endpoints: [{{addresses: [127.0.0.1]}}]}}");
+    let value: serde_json::Value = serde_saphyr::from_str(&yaml).unwrap();
+    let object: EndpointSlice = serde_json::from_value(value).unwrap();
+    let name = object.metadata().valid().unwrap().object_name();
+    let mut fields = Fields::new(EndpointSlice::KIND, name);
+    object.convert(&mut fields);
+    let rejections = fields.into_rejections();
+    assert_eq!(rejections[0].cause, Cause::InvalidEndpointAddress);
+    let regarding = rejections[0].regarding.as_ref().unwrap();
+    assert_eq!(regarding.to_string(), "Service ns/s");
+}
