@@ -2,6 +2,7 @@
 
 mod counters;
 mod run;
+mod serve;
 
 use clap::{Parser, Subcommand};
 

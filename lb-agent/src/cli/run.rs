@@ -5,6 +5,7 @@ use std::{env, fs, path::PathBuf};
 use clap::{Args, ValueEnum};
 use lb_common::maps;
 
+use super::serve::ServeArgs;
 use crate::{
     agent::{Capacities, Options, Source},
     dataplane::bpf::XdpMode,
@@ -71,6 +72,9 @@ pub struct RunArgs {
     /// Capacity for connections.
     #[arg(long, value_name = "N", default_value_t = maps::FLOWS_MAX as u32)]
     flows_max: u32,
+
+    #[command(flatten)]
+    serve: ServeArgs,
 }
 
 /// Whose sockets are translated.
@@ -155,6 +159,7 @@ impl RunArgs {
                 slots: self.slots_max,
                 flows: self.flows_max,
             },
+            monitor: self.serve.options(),
         })
     }
 }

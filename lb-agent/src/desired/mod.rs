@@ -2,6 +2,7 @@
 
 mod compile;
 mod endpoints;
+mod health;
 mod ids;
 
 use std::{
@@ -15,6 +16,7 @@ use lb_common::{Backend, BackendRef, FrontendKey, Interface, Protocol, protocol}
 
 pub use self::{
     compile::compile,
+    health::{LocalReady, NoLocalEndpoints, local_ready_endpoints, no_local_endpoints},
     ids::{Full, Ids},
 };
 use crate::model::ObjectName;

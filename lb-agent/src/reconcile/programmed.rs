@@ -1,8 +1,11 @@
 //! What the maps hold, in the terms of a plan.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+};
 
-use lb_common::{Backend, Extent, Frontend, FrontendKey, Interface, Slot};
+use lb_common::{Backend, Extent, Frontend, FrontendKey, Interface, Slot, maps};
 
 use super::arena::Allocator;
 use crate::{dataplane::Observation, desired::Members};
@@ -83,6 +86,33 @@ impl Programmed {
     #[must_use]
     pub fn backends(&self) -> &BTreeMap<u32, Backend> {
         &self.backends
+    }
+
+    /// The backends that clients of this node get from a frontend.
+    #[must_use]
+    pub fn backends_inside(&self, frontend: &Frontend) -> BTreeSet<SocketAddr> {
+        let tables = self.ports.get(&frontend.service);
+        let mut tables = tables.into_iter().flat_map(|port| &port.tables);
+        let table = tables.find(|(_, extent)| **extent == frontend.inside);
+        let members = table.into_iter().flat_map(|(members, _)| members);
+        members
+            .filter_map(|member| self.backends.get(&member.index()))
+            .map(|backend| SocketAddr::new(backend.addr.to_ip(), backend.port))
+            .collect()
+    }
+
+    /// How many elements of the maps are in use, by map.
+    pub fn usage(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let backends = self.backends.values().filter(|b| b.serves()).count();
+        let tables = self.ports.values().flat_map(|port| port.tables.values());
+        let slots = tables.map(|extent| u64::from(extent.elements())).sum();
+        [
+            (maps::FRONTENDS, self.frontends.len() as u64),
+            (maps::BACKENDS, backends as u64),
+            (maps::INTERFACES, self.interfaces.len() as u64),
+            (maps::SLOTS, slots),
+        ]
+        .into_iter()
     }
 }
 

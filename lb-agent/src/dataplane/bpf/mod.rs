@@ -5,15 +5,18 @@
 
 mod arena;
 mod attach;
+mod entries;
 mod error;
 pub mod kernel;
 mod layout;
+mod link;
 mod load;
 mod maps;
 mod pins;
 mod plan;
 mod run;
 mod sockets;
+mod verify;
 
 use std::{collections::BTreeSet, path::PathBuf, time::Instant};
 
@@ -25,11 +28,13 @@ use lb_common::{
 
 pub use self::{
     attach::Synced,
+    entries::pinned_entries,
     error::Error,
     layout::Difference,
     maps::{pinned_backends, pinned_counters, pinned_frontends},
     plan::{Attachment, Hook, XdpMode},
     run::ProgramRun,
+    verify::{BrokenLink, Fault},
 };
 use self::{maps::Tables, pins::Pins};
 
@@ -58,6 +63,9 @@ pub struct BpfDataplane {
     tables: Tables,
     pins: Pins,
     xdp: XdpMode,
+    cgroup: Option<PathBuf>,
+    /// Whether a link of the socket programs was found broken.
+    sockets_broken: bool,
     /// Pinned links that run this process's programs.
     current: BTreeSet<Attachment>,
     /// When an XDP program was last removed.
@@ -87,6 +95,8 @@ pub fn open(object: &[u8], options: &Options) -> Result<BpfDataplane, Error> {
         tables,
         pins,
         xdp: options.xdp,
+        cgroup: options.cgroup.clone(),
+        sockets_broken: false,
         current: BTreeSet::new(),
         xdp_removed: None,
     })
