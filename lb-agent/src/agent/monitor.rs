@@ -149,10 +149,12 @@ impl Monitor {
                 services: model.services.len(),
             }),
         };
+        if self.full || outcome.operations > 0 {
+            self.usage.set(programmed.usage());
+        }
         self.full = false;
         self.status.updated(Instant::now());
         self.metrics.synced(now, &sync);
-        self.usage.set(programmed.usage());
         let before = self.programmed.replace(Arc::clone(model));
         if before
             .as_ref()

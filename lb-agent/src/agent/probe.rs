@@ -1,6 +1,8 @@
 //! Whether this node serves Services: asked of the kernel, not of our memory.
 
-use tracing::{debug, warn};
+use std::time::{Duration, Instant};
+
+use tracing::{debug, error, warn};
 
 use super::Agent;
 use crate::{
@@ -17,6 +19,10 @@ const IFINDEX: u32 = 1;
 /// What the program returns for a packet that goes on: `TCX_NEXT`, −1.
 const NEXT: u32 = u32::MAX;
 
+/// How long after the maps were read they are not read again: whoever asks must not keep the loop
+/// busy with what it cannot mend.
+const READ_AGAIN: Duration = Duration::from_secs(10);
+
 /// What went wrong in the last turn of the loop.
 #[derive(Debug, Default)]
 pub(super) struct Faults {
@@ -24,41 +30,68 @@ pub(super) struct Faults {
     pub(super) attach: Vec<String>,
     /// Why the maps could not be brought in step.
     pub(super) sync: Option<String>,
+    /// When the maps were last read because they did not translate as they should.
+    read: Option<Instant>,
 }
 
 impl Agent {
     /// Answers a probe. True if something is to be put right.
     pub(super) fn answer(&mut self, probe: Probe) -> bool {
-        let (readiness, broken) = self.readiness();
+        let (links, mend_links) = self.links();
+        let canaries = self.canaries();
+        let mend_maps = !canaries.is_empty() && self.read_maps(&canaries);
+        let readiness = Readiness::from(vec![
+            Check::new("sync", self.sync()),
+            Check::new("links", links),
+            Check::new("canary", canaries),
+        ]);
         debug!(ready = readiness.ready, "asked whether this node serves");
         // Who has asked may not wait any more.
         let _gone = probe.send(readiness);
-        broken
+        mend_links || mend_maps
     }
 
-    fn readiness(&mut self) -> (Readiness, bool) {
+    /// Why the maps are not in step.
+    fn sync(&self) -> Vec<String> {
         let mut sync = Vec::from_iter(self.faults.sync.clone());
         if self.first {
             sync.push("the source has not been heard yet".to_owned());
         }
-        let (mut links, broken) = match self.reconciler.dataplane().broken_links() {
+        sync
+    }
+
+    /// What is wrong with the links, and whether they can be made anew.
+    fn links(&mut self) -> (Vec<String>, bool) {
+        let (links, unknown) = match self.reconciler.dataplane().broken_links() {
             Ok(broken) => (broken, None),
             Err(error) => (Vec::new(), Some(chain(&error))),
         };
         for link in &links {
             warn!(%link, "a link is not as it was made; making it anew");
         }
-        let again = !links.is_empty();
-        let reasons = links.drain(..).map(|link| link.to_string());
+        let reasons = links.iter().map(ToString::to_string);
         let reasons = reasons
-            .chain(broken)
+            .chain(unknown)
             .chain(self.faults.attach.iter().cloned());
-        let checks = vec![
-            Check::new("sync", sync),
-            Check::new("links", reasons.collect()),
-            Check::new("canary", self.canaries()),
-        ];
-        (checks.into(), again)
+        (reasons.collect(), !links.is_empty())
+    }
+
+    /// Reads the maps again, unless that was done a moment ago. True if it was done now.
+    fn read_maps(&mut self, canaries: &[String]) -> bool {
+        let soon = |read: Instant| read.elapsed() < READ_AGAIN;
+        if self.faults.read.is_some_and(soon) {
+            return false;
+        }
+        self.faults.read = Some(Instant::now());
+        warn!(
+            ?canaries,
+            "packets are not translated as they should be; reading the maps"
+        );
+        if let Err(error) = self.reconciler.observe() {
+            let error: &dyn std::error::Error = &error;
+            error!(error, "cannot read the maps");
+        }
+        true
     }
 
     /// What is wrong with the translation of packets.

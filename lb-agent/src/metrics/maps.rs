@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -51,7 +51,7 @@ impl Usage {
 pub struct Maps<R> {
     reader: R,
     specs: Vec<MapSpec>,
-    usage: std::sync::Arc<Usage>,
+    usage: Arc<Usage>,
     counts: Mutex<BTreeMap<&'static str, Count>>,
 }
 
@@ -64,7 +64,7 @@ struct Count {
 impl<R: MapReader> Maps<R> {
     /// Looks at the maps of `specs` through `reader`, and at what the agent says in `usage`.
     #[must_use]
-    pub fn new(reader: R, specs: Vec<MapSpec>, usage: std::sync::Arc<Usage>) -> Self {
+    pub fn new(reader: R, specs: Vec<MapSpec>, usage: Arc<Usage>) -> Self {
         Self {
             reader,
             specs,

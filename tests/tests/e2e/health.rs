@@ -1,12 +1,14 @@
 //! What a node says of itself: to load balancers, to the kubelet, and to Prometheus.
 
+use std::cell::RefCell;
 use std::fs;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::Command;
 
-use lb_agent::dataplane::bpf::pinned_entries;
-use lb_common::maps::FLOWS;
+use lb_agent::dataplane::bpf::{pinned_entries, pinned_frontends};
+use lb_common::FrontendKey;
+use lb_common::maps::{FLOWS, FRONTENDS, LAYOUT_VERSION};
 use lb_tests::lab::{Agent, Cluster, Node, Place as _, Pod};
 
 use crate::http::{Answer, ask, get};
@@ -46,7 +48,7 @@ impl Stage {
     }
 
     /// The answer to the client outside, at a port of the node's address of a family.
-    fn from_outside(&self, port: u16, is_v6: bool, path: &str) -> anyhow::Result<Answer> {
+    fn answer_outside(&self, port: u16, is_v6: bool, path: &str) -> anyhow::Result<Answer> {
         let addr = self.node().addresses()[usize::from(is_v6)];
         get(self.cluster.client(), SocketAddr::new(addr, port), path)
     }
@@ -56,16 +58,16 @@ impl Stage {
     fn health(&mut self, path: &str, status: u16) -> String {
         let to = SocketAddr::new(self.node().addresses()[0], HEALTHZ_PORT);
         let client = self.cluster.client();
-        let mut body = String::new();
+        let body = RefCell::new(String::new());
         let what = format!("{path} answers {status}");
         let waited = self.agent.wait_for(&what, |_| {
-            get(client, to, path).is_ok_and(|answer| answer.status == status)
+            get(client, to, path).is_ok_and(|answer| {
+                body.replace(answer.body);
+                answer.status == status
+            })
         });
         waited.expect("an answer");
-        body += &get(self.cluster.client(), to, path)
-            .expect("an answer")
-            .body;
-        body
+        body.into_inner()
     }
 
     /// Waits until a probe of a Service is told that there are so many endpoints.
@@ -79,7 +81,7 @@ impl Stage {
             get(client, to, "/").is_ok_and(|answer| answer.body.contains(&wanted))
         });
         waited.expect("an answer");
-        self.from_outside(port, is_v6, "/").expect("an answer")
+        self.answer_outside(port, is_v6, "/").expect("an answer")
     }
 }
 
@@ -188,7 +190,10 @@ fn s51_s52_the_answer_follows_the_endpoints_and_the_service() {
 
     stage.write(&[etl(OTHER_CHECK_PORT), ready.clone()].concat());
     assert_eq!(stage.counted(OTHER_CHECK_PORT, false, 1).status, 200);
-    assert!(stage.from_outside(CHECK_PORT, false, "/").is_err(), "moved");
+    assert!(
+        stage.answer_outside(CHECK_PORT, false, "/").is_err(),
+        "moved"
+    );
 
     let cluster_policy = etl(OTHER_CHECK_PORT).replace("Policy: Local", "Policy: Cluster");
     stage.write(&[cluster_policy, ready].concat());
@@ -249,9 +254,9 @@ fn s55_healthz_says_no_on_a_node_that_is_about_to_go_and_livez_does_not() {
     for family in ["IPv4", "IPv6"] {
         assert_eq!(live["status"][family]["healthy"], true);
     }
-    let over_v6 = stage.from_outside(HEALTHZ_PORT, true, "/livez");
+    let over_v6 = stage.answer_outside(HEALTHZ_PORT, true, "/livez");
     assert_eq!(over_v6.expect("an answer").status, 200);
-    let nothing = stage.from_outside(HEALTHZ_PORT, false, "/metrics");
+    let nothing = stage.answer_outside(HEALTHZ_PORT, false, "/metrics");
     assert_eq!(nothing.expect("an answer").status, 404);
 
     stage.write(&etl(0));
@@ -290,13 +295,14 @@ fn readyz_says_no_when_a_link_is_taken_away_until_the_agent_has_made_it_anew() {
     let mut stage = Stage::new(&[etl(0), endpoints].concat(), &[]);
     stage.health("/readyz", 200);
     let pins = stage.agent.pin_dir().to_owned();
+    type Way<'a> = &'a dyn Fn(&str);
     let detach = |pin: &str| {
         let mut bpftool = Command::new("bpftool");
         let status = bpftool.args(["link", "detach", "pinned", pin]).status();
         assert!(status.expect("bpftool").success(), "detach {pin}");
     };
     let remove = |pin: &str| fs::remove_file(pin).expect("a pin");
-    let ways: [(&str, &dyn Fn(&str)); 4] = [
+    let ways: [(&str, Way<'_>); 4] = [
         ("-pod-ingress", &detach),
         ("-xdp-native", &detach),
         ("-wire-egress", &remove),
@@ -318,6 +324,23 @@ fn readyz_says_no_when_a_link_is_taken_away_until_the_agent_has_made_it_anew() {
         waited.expect("an answer");
         stage.health("/readyz", 200);
     }
+}
+
+#[test]
+fn readyz_says_no_when_the_maps_do_not_translate_until_the_agent_has_written_them_anew() {
+    let endpoints = slice("one", &[("10.200.0.1", "node1", true, false)]);
+    let mut stage = Stage::new(&[etl(0), endpoints].concat(), &[]);
+    stage.health("/readyz", 200);
+    let pins = stage.agent.pin_dir();
+    for key in pinned_frontends(pins).expect("a map").keys() {
+        remove_frontend(pins, key);
+    }
+    let body = stage.health("/readyz", 503);
+    assert!(
+        body.contains("10.96.0.20:80/TCP was not translated"),
+        "{body}"
+    );
+    stage.health("/readyz", 200);
 }
 
 #[test]
@@ -346,7 +369,11 @@ fn s56_metrics_and_the_mode_are_told_on_the_node_itself() {
         assert!(metrics.contains(line), "{line}:\n{metrics}");
     }
     assert!(!metrics.contains("kubeproxy_proxy_healthz_total{code=\"200\"} 0\n"));
-    assert!(stage.from_outside(METRICS_PORT, false, "/metrics").is_err());
+    assert!(
+        stage
+            .answer_outside(METRICS_PORT, false, "/metrics")
+            .is_err()
+    );
 }
 
 #[test]
@@ -366,7 +393,7 @@ fn s56_metrics_can_be_ours_alone_and_probes_nowhere() {
     waited.expect("an answer");
     let metrics = get(stage.node(), to, "/metrics").expect("an answer").body;
     assert!(!metrics.contains("kubeproxy_"), "{metrics}");
-    assert!(stage.from_outside(HEALTHZ_PORT, false, "/livez").is_err());
+    assert!(stage.answer_outside(HEALTHZ_PORT, false, "/livez").is_err());
 }
 
 #[test]
@@ -391,9 +418,22 @@ fn agents_whose_ports_are_taken_serve_and_answer_once_they_are_free() {
         .expect("an answer");
 
     let mut strict = start_agent(&cluster, &["--bind-address-hard-fail"]);
-    let error = strict.wait_for("it ends", |_| false);
-    let error = error.expect_err("the port is taken").to_string();
-    assert!(error.contains("listen to 0.0.0.0:10256"), "{error}");
+    let ended = strict.wait_for("it ends", |_| false);
+    let ended = ended.expect_err("the port is taken").to_string();
+    assert!(ended.starts_with("lb-agent ended"), "{ended}");
+    assert!(contains(strict.log(), "listen to 0.0.0.0:10256"), "{ended}");
+}
+
+/// Takes an element out of `FRONTENDS` behind the agent's back.
+fn remove_frontend(pins: &Path, key: &FrontendKey) {
+    let map = pins.join(format!("v{LAYOUT_VERSION}/maps/{FRONTENDS}"));
+    let bytes = bytemuck::bytes_of(key)
+        .iter()
+        .map(|byte| format!("{byte:#04x}"));
+    let mut bpftool = Command::new("bpftool");
+    bpftool.args(["map", "delete", "pinned"]).arg(map);
+    let status = bpftool.arg("key").args(bytes).status();
+    assert!(status.expect("bpftool").success(), "remove {key:?}");
 }
 
 /// Takes a port of a node, over IPv4.
