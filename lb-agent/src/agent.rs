@@ -1,9 +1,13 @@
 //! The agent: a loop that follows the sources and the devices, and keeps the maps in step.
 
+mod monitor;
+mod probe;
+
 use std::{
     collections::BTreeSet,
     future::Future,
     path::PathBuf,
+    pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -15,6 +19,11 @@ use lb_common::{
 use tokio::{sync::watch, task::JoinHandle, time};
 use tracing::{debug, error, info};
 
+pub use self::monitor::Options as MonitorOptions;
+use self::{
+    monitor::{Identity, Monitor},
+    probe::{Faults, chain},
+};
 use crate::{
     dataplane::{
         self,
@@ -22,6 +31,7 @@ use crate::{
     },
     desired::{ExternalIps, NodePortAddresses, NodeView},
     event::{self, Event},
+    http::ListenError,
     interfaces::{self, Overrides},
     model::Reference,
     object,
@@ -54,6 +64,8 @@ pub struct Options {
     pub overrides: Overrides,
     /// Capacities of the maps.
     pub capacities: Capacities,
+    /// What is answered to others, and where.
+    pub monitor: MonitorOptions,
 }
 
 /// What holds for this node.
@@ -147,6 +159,9 @@ pub enum Error {
     /// The manifests cannot be used at all.
     #[error("read the manifests")]
     Manifests(#[from] manifest::Error),
+    /// Probes or scrapes cannot be answered, which is asked for.
+    #[error("answer probes and scrapes")]
+    Listen(#[from] ListenError),
     /// The task of the source has ended, which it must not.
     #[error("the source of Services has ended: {0}")]
     SourceEnded(String),
@@ -158,10 +173,11 @@ pub enum Error {
 ///
 /// [`Error`], at the start or when the source ends; what was in place stays then, too.
 pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<(), Error> {
+    let (events, events_out) = event::channel();
+    let monitor = Monitor::start(options.monitor, identity(&options), events.clone())?;
     let dataplane = bpf::open(object::LB, &bpf_options(&options)?)?;
     let devices = interfaces::watch(options.overrides.clone()).await?;
     let (sender, snapshots) = source::channel();
-    let (events, events_out) = event::channel();
     let source = start_source(&options, sender, events_out).await?;
     let node_name = options.role.node_name;
     events.send(Event::normal(Reference::node(&node_name), "Starting", ""));
@@ -173,6 +189,8 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<(),
         snapshots,
         objects: Reporter::new(events.clone(), rejections.clone()),
         services: Reporter::new(events, rejections),
+        monitor,
+        faults: Faults::default(),
         first: true,
     };
     info!(node = agent.node.name, "the kernel programs are in place");
@@ -187,6 +205,15 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<(),
             Err(error) => Error::SourceEnded(error.to_string()),
         }),
         () = agent.follow() => Err(Error::SourceEnded("its channel is closed".into())),
+    }
+}
+
+fn identity(options: &Options) -> Identity {
+    Identity {
+        node_name: options.role.node_name.clone(),
+        needs_no_object: matches!(options.source, Source::Manifests(_)),
+        pin_dir: options.pin_dir.clone(),
+        maps: options.capacities.specs(),
     }
 }
 
@@ -242,6 +269,9 @@ struct Agent {
     objects: Reporter,
     /// Says what of the Services cannot be served.
     services: Reporter,
+    monitor: Monitor,
+    /// What went wrong last time.
+    faults: Faults,
     /// Whether nothing has been reconciled yet.
     first: bool,
 }
@@ -252,17 +282,35 @@ impl Agent {
         loop {
             let devices = self.devices.borrow_and_update().clone();
             let snapshot = self.snapshots.borrow_and_update().clone();
-            let done = self.attach(&devices) & self.reconcile(snapshot.as_deref(), &devices);
-            let retry = async {
-                if done {
-                    std::future::pending::<()>().await;
-                }
-                time::sleep(RETRY).await;
-            };
+            self.monitor.begin(snapshot.as_deref());
+            let attached = self.attach(&devices);
+            let done = attached & self.reconcile(snapshot.as_deref(), &devices).await;
+            if !self.wait(done).await {
+                return;
+            }
+        }
+    }
+
+    /// Waits until there is something to do, and answers probes meanwhile. False once the source
+    /// is gone.
+    async fn wait(&mut self, done: bool) -> bool {
+        let mut retry = pin!(async {
+            if done {
+                std::future::pending::<()>().await;
+            }
+            time::sleep(RETRY).await;
+        });
+        loop {
             tokio::select! {
-                changed = self.snapshots.changed() => if changed.is_err() { return },
-                changed = self.devices.changed() => if changed.is_err() { return },
-                () = retry => debug!("trying again what failed"),
+                changed = self.snapshots.changed() => return changed.is_ok(),
+                changed = self.devices.changed() => return changed.is_ok(),
+                () = &mut retry => {
+                    debug!("trying again what failed");
+                    return true;
+                }
+                Some(probe) = self.monitor.probes.recv() => if self.answer(probe) {
+                    return true;
+                },
             }
         }
     }
@@ -280,12 +328,18 @@ impl Agent {
                 "cannot attach to a device; trying again"
             );
         }
+        self.monitor.attach_failed(synced.failed.len());
+        self.faults.attach = synced.failed.iter().map(|failure| chain(failure)).collect();
         synced.failed.is_empty()
     }
 
     /// Brings the maps in step. False if that has to be tried again. Nothing is written before
     /// the source has seen everything once (item 11).
-    fn reconcile(&mut self, snapshot: Option<&Snapshot>, devices: &interfaces::State) -> bool {
+    async fn reconcile(
+        &mut self,
+        snapshot: Option<&Snapshot>,
+        devices: &interfaces::State,
+    ) -> bool {
         let Some(snapshot) = snapshot else {
             return true;
         };
@@ -302,6 +356,10 @@ impl Agent {
                     info!(services, operations, ?took, "in step with the source");
                 }
                 self.first = false;
+                self.faults.sync = None;
+                let programmed = self.reconciler.programmed();
+                let model = &snapshot.model;
+                self.monitor.done(took, model, &outcome, programmed).await;
                 self.services
                     .report(outcome.rejections.into_iter().collect());
                 !outcome.no_room
@@ -311,6 +369,8 @@ impl Agent {
                     error = &failure as &dyn std::error::Error,
                     "cannot write the maps; trying again"
                 );
+                self.faults.sync = Some(chain(&failure));
+                self.monitor.failed(started.elapsed());
                 false
             }
         }

@@ -3,6 +3,7 @@
 mod addresses;
 mod counters;
 mod run;
+mod serve;
 
 use clap::{Parser, Subcommand};
 

@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 use lb_common::maps;
 
-use super::addresses;
+use super::{addresses, serve::ServeArgs};
 use crate::{
     agent::{Capacities, NodeOptions, Options, Source},
     dataplane::bpf::XdpMode,
@@ -123,6 +123,9 @@ pub struct RunArgs {
     /// Capacity for connections.
     #[arg(long, value_name = "N", default_value_t = maps::FLOWS_MAX as u32)]
     flows_max: u32,
+
+    #[command(flatten)]
+    serve: ServeArgs,
 }
 
 /// Whose sockets are translated.
@@ -251,6 +254,7 @@ impl RunArgs {
                 slots: self.slots_max,
                 flows: self.flows_max,
             },
+            monitor: self.serve.options(),
         })
     }
 }

@@ -5,6 +5,7 @@ mod endpoints;
 #[cfg(test)]
 mod fixture;
 mod frontends;
+mod health;
 mod ids;
 mod nets;
 mod node;
@@ -22,6 +23,7 @@ use lb_common::{
 
 pub use self::{
     compile::compile,
+    health::{LocalReady, NoLocalEndpoints, local_ready_endpoints, no_local_endpoints},
     ids::{Full, Ids},
     node::{ExternalIps, NodePortAddresses, NodeView},
 };

@@ -76,8 +76,7 @@ impl<D: Dataplane> Reconciler<D> {
         rejections.extend(plan.rejections);
         for op in &plan.ops {
             if let Err(error) = self.apply(op) {
-                let observation = self.dataplane.observe()?;
-                self.programmed = Programmed::new(observation, self.dataplane.slots());
+                self.observe()?;
                 return Err(error);
             }
         }
@@ -87,6 +86,17 @@ impl<D: Dataplane> Reconciler<D> {
             rejections,
             no_room,
         })
+    }
+
+    /// Reads the maps, where they may not hold what we wrote: the next turn starts from there.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Dataplane::observe`].
+    pub fn observe(&mut self) -> Result<(), Error> {
+        let observation = self.dataplane.observe()?;
+        self.programmed = Programmed::new(observation, self.dataplane.slots());
+        Ok(())
     }
 
     /// What the maps hold.

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fs, process::Command, thread};
 
 use aya::programs::{SchedClassifier, TcAttachType};
 use lb_agent::{
-    dataplane::bpf::{self, BpfDataplane, XdpMode},
+    dataplane::bpf::{self, BpfDataplane, Fault, XdpMode},
     interfaces::{Device, State},
 };
 use lb_common::Role;
@@ -267,5 +267,48 @@ fn device_without_native_xdp_gets_generic() {
         let before = pins.link(&pin);
         sync(&mut pins.open(), &uplink);
         assert_eq!(pins.link(&pin).link, before.link);
+    });
+}
+
+#[test]
+fn links_that_others_have_changed_are_broken_until_they_are_made_anew() {
+    in_namespace(|| {
+        let pins = PinDir::new();
+        ip("link add wan type veth peer name pod");
+        let both = state(&[("wan", Role::Uplink), ("pod", Role::Pod)]);
+        let mut ours = pins.open();
+        let [attached, ..] = sync(&mut ours, &both);
+        assert_eq!(ours.broken_links().unwrap(), []);
+
+        let mut others = pins.open();
+        sync(&mut others, &both);
+        let broken = ours.broken_links().unwrap();
+        let names: BTreeSet<_> = broken.iter().map(|link| &link.pin).collect();
+        assert_eq!(names, attached.iter().collect());
+        assert!(
+            broken
+                .iter()
+                .all(|link| matches!(link.fault, Fault::Foreign { .. })),
+            "{broken:?}"
+        );
+        sync(&mut ours, &both);
+        assert_eq!(ours.broken_links().unwrap(), []);
+
+        fs::remove_file(pins.links().join(&attached[0])).unwrap();
+        let faults: Vec<_> = ours.broken_links().unwrap();
+        assert_eq!(faults.len(), 1);
+        assert_eq!(faults[0].fault, Fault::NoPin);
+    });
+}
+
+#[test]
+fn links_of_a_device_that_is_gone_are_not_broken() {
+    in_namespace(|| {
+        let pins = PinDir::new();
+        ip("link add wan type veth peer name pod");
+        let mut dataplane = pins.open();
+        sync(&mut dataplane, &state(&[("pod", Role::Pod)]));
+        ip("link del wan");
+        assert_eq!(dataplane.broken_links().unwrap(), []);
     });
 }

@@ -1,5 +1,7 @@
 //! The life of a packet (DESIGN.md, section 3), through real sockets: agents on the nodes of a lab.
 
+mod health;
+mod http;
 mod lifecycle;
 mod scene;
 mod semantics;

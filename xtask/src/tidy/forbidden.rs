@@ -13,7 +13,7 @@ const NEVER: [(&[&str], &str); 3] = [
 const SLEEPS: [&str; 2] = ["sleep", "sleep_until"];
 
 /// Files that may sleep, and why.
-const SLEEPERS: [(&str, &str); 9] = [
+const SLEEPERS: [(&str, &str); 10] = [
     (
         "lb-agent/src/agent.rs",
         "pauses before it tries again what the kernel refused",
@@ -21,6 +21,10 @@ const SLEEPERS: [(&str, &str); 9] = [
     (
         "lb-agent/src/dataplane/bpf/attach.rs",
         "polls with a deadline until the kernel has detached a program",
+    ),
+    (
+        "lb-agent/src/http.rs",
+        "pauses before it tries again to listen, and where it cannot accept",
     ),
     (
         "lb-agent/src/interfaces/watch.rs",

@@ -20,6 +20,7 @@ use super::{
     error::{Error, LinkFailure, errno},
     load,
     plan::{Action, Attachment, Hook, plan, wanted},
+    sockets,
 };
 use crate::interfaces::State;
 
@@ -48,6 +49,9 @@ impl BpfDataplane {
     /// others. A device that goes away meanwhile is no failure.
     pub fn sync_attachments(&mut self, state: &State) -> Synced {
         let mut synced = Synced::default();
+        if let Err(error) = self.mend_sockets() {
+            synced.failed.push(error);
+        }
         let pinned = match self.attachments() {
             Ok(pinned) => pinned,
             Err(error) => {
@@ -63,6 +67,15 @@ impl BpfDataplane {
             }
         }
         synced
+    }
+
+    /// Attaches the socket programs anew if they were found broken.
+    fn mend_sockets(&mut self) -> Result<(), Error> {
+        if self.sockets_broken {
+            sockets::sync(&mut self.ebpf, &self.pins, self.cgroup.as_deref())?;
+            self.sockets_broken = false;
+        }
+        Ok(())
     }
 
     /// The attachments whose links are pinned.
@@ -266,7 +279,7 @@ fn is_occupied(error: &ProgramError) -> bool {
 }
 
 /// Name of the device now; none if it is gone.
-fn device_name(ifindex: u32) -> Option<String> {
+pub(super) fn device_name(ifindex: u32) -> Option<String> {
     // nix 0.31 takes the null that means failure for success, with an empty name.
     let name = if_indextoname(ifindex).ok()?.into_string().ok()?;
     (!name.is_empty()).then_some(name)

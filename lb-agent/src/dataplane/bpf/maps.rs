@@ -275,6 +275,15 @@ impl BpfDataplane {
         self.tables.flows.iter()
     }
 
+    /// Removes a connection; one that is not there is no error.
+    ///
+    /// # Errors
+    ///
+    /// [`DataplaneError::Map`] if the kernel refuses.
+    pub fn remove_flow(&mut self, key: &FlowKey) -> Result<(), DataplaneError> {
+        self.tables.flows.remove(key)
+    }
+
     /// The elements of `COUNTERS`, each summed up over all CPUs.
     ///
     /// # Errors

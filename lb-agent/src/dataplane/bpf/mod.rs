@@ -5,9 +5,11 @@
 
 mod arena;
 mod attach;
+mod entries;
 mod error;
 pub mod kernel;
 mod layout;
+mod link;
 mod load;
 mod maps;
 mod pins;
@@ -15,6 +17,7 @@ mod plan;
 mod ranges;
 mod run;
 mod sockets;
+mod verify;
 
 use std::{collections::BTreeSet, path::PathBuf, time::Instant};
 
@@ -26,11 +29,13 @@ use lb_common::{
 
 pub use self::{
     attach::Synced,
+    entries::pinned_entries,
     error::Error,
     layout::Difference,
     maps::{pinned_backends, pinned_counters, pinned_frontends},
     plan::{Attachment, Hook, XdpMode},
     run::ProgramRun,
+    verify::{BrokenLink, Fault},
 };
 use self::{maps::Tables, pins::Pins};
 
@@ -59,6 +64,9 @@ pub struct BpfDataplane {
     tables: Tables,
     pins: Pins,
     xdp: XdpMode,
+    cgroup: Option<PathBuf>,
+    /// Whether a link of the socket programs was found broken.
+    sockets_broken: bool,
     /// Pinned links that run this process's programs.
     current: BTreeSet<Attachment>,
     /// When an XDP program was last removed.
@@ -88,6 +96,8 @@ pub fn open(object: &[u8], options: &Options) -> Result<BpfDataplane, Error> {
         tables,
         pins,
         xdp: options.xdp,
+        cgroup: options.cgroup.clone(),
+        sockets_broken: false,
         current: BTreeSet::new(),
         xdp_removed: None,
     })

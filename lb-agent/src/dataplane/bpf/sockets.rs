@@ -72,6 +72,11 @@ fn pin_name(call: &str, generation: u32) -> String {
     format!("socket-{call}-{generation}")
 }
 
+/// Whether this is the name of a pin of `call`, of any generation.
+pub(super) fn is_pin_of(name: &str, call: &str) -> bool {
+    parse(name).is_some_and(|(of, _)| of == call)
+}
+
 /// The call and the generation of a pin; none if it is the pin of something else.
 fn parse(name: &str) -> Option<(&'static str, u32)> {
     let (call, generation) = name.strip_prefix("socket-")?.split_once('-')?;
