@@ -336,10 +336,7 @@ fn readyz_says_no_when_the_maps_do_not_translate_until_the_agent_has_written_the
         remove_frontend(pins, key);
     }
     let body = stage.health("/readyz", 503);
-    assert!(
-        body.contains("10.96.0.20:80/TCP was not translated"),
-        "{body}"
-    );
+    assert!(body.contains("10.96.0.20:80/TCP got the verdict"), "{body}");
     stage.health("/readyz", 200);
 }
 

@@ -1,5 +1,7 @@
 //! What Services mean (SEMANTICS.md), item by item, with real sockets and real packets.
 
+mod affinity;
+mod endpoints;
 mod nothing;
 mod ranges;
 mod source;
