@@ -3,12 +3,14 @@
 mod compile;
 mod endpoints;
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 mod frontends;
 mod ids;
+mod index;
 mod nets;
 mod node;
 mod ranges;
+mod service;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,7 +23,7 @@ use lb_common::{
 };
 
 pub use self::{
-    compile::compile,
+    compile::{Changes, Compiler},
     ids::{Full, Ids},
     node::{ExternalIps, NodePortAddresses, NodeView},
 };

@@ -7,7 +7,10 @@ use lb_common::{
 };
 
 use super::arena::Allocator;
-use crate::{dataplane::Observation, desired::Members};
+use crate::{
+    dataplane::Observation,
+    desired::{Changes, Members, Tables},
+};
 
 /// The maps' content as the agent knows it. It is the only writer; it reads them at its start,
 /// and again after an error.
@@ -17,14 +20,25 @@ pub struct Programmed {
     pub(super) backends: BTreeMap<u32, Backend>,
     pub(super) interfaces: BTreeMap<u32, Interface>,
     pub(super) vips: BTreeMap<Addr, Vip>,
-    pub(super) source_ranges: BTreeSet<SourceRange>,
     pub(super) service_nets: ServiceNets,
-    /// Tables by Service port.
-    pub(super) ports: BTreeMap<u32, PortTables>,
+    /// What belongs to each Service port.
+    pub(super) ports: BTreeMap<u32, PortState>,
+    /// Source ranges of all ports.
+    pub(super) source_ranges: usize,
     pub(super) arena: Allocator,
     pub(super) frontends_max: u32,
     pub(super) vips_max: u32,
     pub(super) source_ranges_max: u32,
+}
+
+/// What the maps hold of one Service port.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct PortState {
+    pub(super) tables: PortTables,
+    pub(super) frontends: BTreeSet<FrontendKey>,
+    /// Indexes of the backends that may have flows.
+    pub(super) backends: BTreeSet<u32>,
+    pub(super) source_ranges: BTreeSet<SourceRange>,
 }
 
 /// The look-up tables of one Service port.
@@ -53,22 +67,19 @@ impl Programmed {
             vips_max,
             source_ranges_max,
         } = observation;
-        let mut ports = BTreeMap::<u32, PortTables>::new();
-        for frontend in frontends.values() {
+        let mut ports = BTreeMap::<u32, PortState>::new();
+        for (key, frontend) in &frontends {
             let port = ports.entry(frontend.service).or_default();
-            if port.generation != frontend.generation {
-                // Half of an update: the newer half is the one that is kept.
-                if port.generation > frontend.generation {
-                    continue;
-                }
-                port.tables.clear();
-                port.generation = frontend.generation;
-            }
-            for extent in [frontend.outside, frontend.inside] {
-                if let Some(members) = members(frontend, extent, slots) {
-                    port.tables.insert(members, extent);
-                }
-            }
+            port.frontends.insert(*key);
+            port.tables.add(frontend, slots);
+        }
+        for (index, backend) in backends.iter().filter(|(_, backend)| backend.serves()) {
+            let port = ports.entry(backend.service).or_default();
+            port.backends.insert(*index);
+        }
+        for range in &source_ranges {
+            let port = ports.entry(range.service).or_default();
+            port.source_ranges.insert(*range);
         }
         let used: Vec<Extent> = frontends
             .values()
@@ -81,25 +92,42 @@ impl Programmed {
             backends,
             interfaces,
             vips,
-            source_ranges,
             service_nets,
             ports,
+            source_ranges: source_ranges.len(),
             frontends_max,
             vips_max,
             source_ranges_max,
         }
     }
 
-    /// What is served, by frontend.
-    #[must_use]
-    pub fn frontends(&self) -> &BTreeMap<FrontendKey, Frontend> {
-        &self.frontends
+    /// All that can differ from `desired`.
+    pub(super) fn everything(&self, desired: &Tables) -> Changes {
+        let ports = desired.ports.keys().chain(self.ports.keys());
+        let vips = desired.vips.keys().chain(self.vips.keys());
+        Changes {
+            ports: ports.copied().collect(),
+            vips: vips.copied().collect(),
+        }
     }
+}
 
-    /// The backends, by index.
-    #[must_use]
-    pub fn backends(&self) -> &BTreeMap<u32, Backend> {
-        &self.backends
+impl PortTables {
+    /// Notes the tables of a frontend.
+    fn add(&mut self, frontend: &Frontend, slots: &[Slot]) {
+        if self.generation != frontend.generation {
+            // Half of an update: the newer half is the one that is kept.
+            if self.generation > frontend.generation {
+                return;
+            }
+            self.tables.clear();
+            self.generation = frontend.generation;
+        }
+        for extent in [frontend.outside, frontend.inside] {
+            if let Some(members) = members(frontend, extent, slots) {
+                self.tables.insert(members, extent);
+            }
+        }
     }
 }
 

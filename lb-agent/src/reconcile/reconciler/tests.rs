@@ -6,12 +6,13 @@ use std::{
 };
 
 use ipnet::IpNet;
-use lb_common::{Addr, FrontendKey, Slot, SourceRange, frontend::flags};
+use lb_common::{Addr, FrontendKey, ServiceNets, Slot, SourceRange, Vip, frontend::flags};
 use proptest::prelude::*;
 
 use super::*;
 use crate::{
     dataplane::memory::Memory,
+    desired::fixture,
     model::{
         Algorithm, Endpoint, ObjectName, Service, ServiceKind, ServicePort, Slice, SlicePort,
         TrafficPolicy,
@@ -288,6 +289,73 @@ proptest! {
     }
 }
 
+/// The maps' content without the numbers that happen to be given out.
+#[derive(Debug, PartialEq)]
+struct Content {
+    served: BTreeMap<(FrontendKey, bool), BTreeSet<IpAddr>>,
+    /// Flags and timeout by frontend.
+    frontends: BTreeMap<FrontendKey, (u32, u32)>,
+    /// Address, port, state, sets, and the first frontend of each backend that may have flows.
+    backends: BTreeSet<(Option<FrontendKey>, Addr, u16, u8, u8)>,
+    /// By the first frontend that they are for.
+    source_ranges: BTreeSet<(Option<FrontendKey>, u32, Addr)>,
+    vips: BTreeMap<Addr, Vip>,
+    service_nets: ServiceNets,
+}
+
+fn content(dataplane: &Memory) -> Content {
+    let maps = dataplane.maps();
+    let first = |service: u32| {
+        let mut frontends = maps.frontends.iter();
+        let first = frontends.find(|(_, frontend)| frontend.service == service);
+        first.map(|(key, _)| *key)
+    };
+    let frontends = maps.frontends.iter();
+    let backends = maps.backends.values().filter(|backend| backend.serves());
+    let ranges = maps.source_ranges.iter();
+    Content {
+        served: served(dataplane),
+        frontends: frontends
+            .map(|(key, frontend)| (*key, (frontend.flags, frontend.affinity_timeout_s)))
+            .collect(),
+        backends: backends
+            .map(|b| (first(b.service), b.addr, b.port, b.state, b.sets))
+            .collect(),
+        source_ranges: ranges
+            .map(|range| (first(range.service), range.prefix_len, range.addr))
+            .collect(),
+        vips: maps.vips.clone(),
+        service_nets: maps.service_nets,
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+
+    #[test]
+    fn s63_maps_do_not_depend_on_their_history_nor_on_failures(
+        history in fixture::histories(),
+        stops in prop::collection::vec(prop::option::of(0..12_usize), 6),
+    ) {
+        let start = Instant::now();
+        let mut reconciler = empty();
+        for (turn, ((model, node), stop)) in (0..).zip(history.iter().zip(stops)) {
+            let now = start + Duration::from_secs(2) * turn;
+            let dataplane = &mut reconciler.dataplane;
+            dataplane.fails_after = stop.map_or(usize::MAX, |stop| dataplane.operations + stop);
+            if reconciler.reconcile(model, node, now).is_err() {
+                continue;
+            }
+            let mut fresh = empty();
+            fresh.reconcile(model, node, now).unwrap();
+            prop_assert_eq!(content(&reconciler.dataplane), content(&fresh.dataplane));
+            reconciler.dataplane.fails_after = usize::MAX;
+            let again = reconciler.reconcile(model, node, now).unwrap();
+            prop_assert_eq!(again.operations, 0);
+        }
+    }
+}
+
 /// Every backend that a frontend's tables lead to; the tables themselves may differ in size.
 fn served(dataplane: &Memory) -> BTreeMap<(FrontendKey, bool), BTreeSet<IpAddr>> {
     let maps = dataplane.maps();
@@ -328,6 +396,100 @@ fn one_changed_endpoint_writes_for_its_own_service_only() {
         .reconcile(&model(&samples), &node(), now)
         .unwrap();
     assert_eq!(outcome.operations, 3, "a backend, a table, a frontend");
+}
+
+#[test]
+fn s63_one_changed_endpoint_among_a_thousand_services_writes_for_its_own_only() {
+    let number = |n: usize| (n / 250, n % 250);
+    let name = |n: usize| ObjectName {
+        namespace: format!("namespace-{}", number(n).0),
+        name: format!("service-{}", number(n).1),
+    };
+    let mut model = Model::default();
+    for n in 0..1000 {
+        let (high, low) = (number(n).0 as u8, number(n).1 as u8);
+        let of_low = sample(low, [1, 2, 3]);
+        let mut service = service(&of_low);
+        service.cluster_ips = vec![[10, 96, high, low].into()];
+        let mut slice = slice(&of_low);
+        for endpoint in &mut slice.endpoints {
+            let IpAddr::V4(addr) = endpoint.addr else {
+                panic!("an IPv4 address");
+            };
+            endpoint.addr = [10, 240 + high, low, addr.octets()[3]].into();
+        }
+        model.services.insert(name(n), Arc::new(service));
+        let slices = BTreeMap::from([("a".to_owned(), Arc::new(slice))]);
+        model.slices.insert(name(n), slices);
+    }
+    let dataplane = Memory::new(2000, 8000, 1 << 20);
+    let mut reconciler = Reconciler::new(dataplane, SEED).unwrap();
+    let now = Instant::now();
+    reconciler.reconcile(&model, &node(), now).unwrap();
+    let before = reconciler.dataplane.maps().clone();
+    assert_eq!(
+        (before.frontends.len(), before.backends.len()),
+        (1000, 3000)
+    );
+
+    let changed = name(777);
+    let slices = model.slices.get_mut(&changed).unwrap();
+    let mut slice = Slice::clone(&slices["a"]);
+    slice.endpoints[1].addr = [10, 250, 0, 1].into();
+    slices.insert("a".to_owned(), Arc::new(slice));
+    let outcome = reconciler.reconcile(&model, &node(), now).unwrap();
+    assert_eq!(
+        outcome.operations, 4,
+        "a backend, a table, a frontend, and the backend that is gone"
+    );
+    let after = reconciler.dataplane.maps();
+    let (key, _) = before
+        .frontends
+        .iter()
+        .find(|(key, frontend)| after.frontends.get(key) != Some(frontend))
+        .unwrap();
+    assert_eq!(key.addr, IpAddr::from([10, 96, 3, 27]).into());
+    let expected = before.frontends.iter().filter(|(other, _)| *other != key);
+    let expected: BTreeMap<_, _> = expected.map(|(key, frontend)| (*key, *frontend)).collect();
+    let mut rest = after.frontends.clone();
+    rest.remove(key);
+    assert_eq!(rest, expected);
+}
+
+#[test]
+fn s46_source_ranges_without_room_are_rejected_by_name_and_the_service_goes_on_as_it_was() {
+    let mut reconciler = empty();
+    reconciler.dataplane.limit(1, 1);
+    let limited = |ranges: &[u8]| Sample {
+        ranges: Some(ranges.iter().copied().collect()),
+        ..sample(0, [1])
+    };
+    let now = Instant::now();
+    let mut reconciler = Reconciler::new(reconciler.dataplane, SEED).unwrap();
+    let outcome = reconciler
+        .reconcile(&model(&[limited(&[1])]), &node(), now)
+        .unwrap();
+    let told: Vec<_> = outcome
+        .rejections
+        .iter()
+        .map(|r| r.object.as_str())
+        .collect();
+    assert_eq!(told, ["address 203.0.113.0"]);
+    let before = admitted(&reconciler.dataplane);
+    let outcome = reconciler
+        .reconcile(&model(&[limited(&[1, 2])]), &node(), now)
+        .unwrap();
+    assert!(outcome.no_room);
+    let told: Vec<_> = outcome
+        .rejections
+        .iter()
+        .map(|r| r.object.as_str())
+        .collect();
+    assert_eq!(
+        told,
+        ["default/service-0/TCP (IPv4)", "address 203.0.113.0"]
+    );
+    assert_eq!(admitted(&reconciler.dataplane), before);
 }
 
 #[test]
