@@ -24,6 +24,7 @@ use crate::{
     interfaces::{self, Overrides},
     model::Rejection,
     object,
+    pace::Pace,
     reconcile::Reconciler,
     source::{self, Snapshot, kubernetes, manifest},
 };
@@ -48,6 +49,8 @@ pub struct Options {
     pub xdp: XdpMode,
     /// Devices that are not what they look like.
     pub overrides: Overrides,
+    /// Between the end of a run and the start of the next one, at least.
+    pub min_sync_period: Duration,
     /// Capacities of the maps.
     pub capacities: Capacities,
 }
@@ -161,6 +164,7 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<(),
     let mut agent = Agent {
         node: options.node,
         reconciler: Reconciler::new(dataplane, DatapathConfig::DEFAULT.seed)?,
+        min_sync_period: options.min_sync_period,
         devices,
         snapshots,
         rejected: BTreeSet::new(),
@@ -223,6 +227,7 @@ async fn start_source(
 struct Agent {
     node: NodeOptions,
     reconciler: Reconciler<BpfDataplane>,
+    min_sync_period: Duration,
     devices: watch::Receiver<Arc<interfaces::State>>,
     snapshots: source::Receiver,
     /// What was rejected last time: said once.
@@ -234,27 +239,45 @@ struct Agent {
 impl Agent {
     /// Reconciles with every change, and again after a failure, until the source is gone.
     async fn follow(&mut self) {
+        let mut pace = Pace::new(self.min_sync_period, RETRY);
+        let mut attached = self.attach();
+        pace.change();
         loop {
-            let devices = self.devices.borrow_and_update().clone();
-            let snapshot = self.snapshots.borrow_and_update().clone();
-            let done = self.attach(&devices) & self.reconcile(snapshot.as_deref(), &devices);
-            let retry = async {
-                if done {
-                    std::future::pending::<()>().await;
-                }
-                time::sleep(RETRY).await;
-            };
             tokio::select! {
                 changed = self.snapshots.changed() => if changed.is_err() { return },
-                changed = self.devices.changed() => if changed.is_err() { return },
-                () = retry => debug!("trying again what failed"),
+                changed = self.devices.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    // A new pod does not wait for its turn.
+                    attached = self.attach();
+                }
+                () = until(pace.next(Instant::now())) => {
+                    attached = attached || self.attach();
+                    self.turn(&mut pace, attached);
+                    continue;
+                }
             }
+            pace.change();
+        }
+    }
+
+    fn turn(&mut self, pace: &mut Pace, attached: bool) {
+        let snapshot = self.snapshots.borrow_and_update().clone();
+        let done = snapshot
+            .as_deref()
+            .is_none_or(|snapshot| self.reconcile(snapshot));
+        if snapshot.is_some() || !attached {
+            pace.ran(Instant::now(), done && attached);
+        } else {
+            pace.skipped();
         }
     }
 
     /// Puts the programs on the devices. False if that has to be tried again.
-    fn attach(&mut self, devices: &interfaces::State) -> bool {
-        let synced = self.reconciler.dataplane().sync_attachments(devices);
+    fn attach(&mut self) -> bool {
+        let devices = self.devices.borrow_and_update().clone();
+        let synced = self.reconciler.dataplane().sync_attachments(&devices);
         let name = |ifindex: u32| devices.devices.get(&ifindex).map(|d| d.name.as_str());
         for attachment in synced.attached.iter().chain(&synced.replaced) {
             debug!(%attachment, device = name(attachment.ifindex), "attached");
@@ -270,11 +293,8 @@ impl Agent {
 
     /// Brings the maps in step. False if that has to be tried again. Nothing is written before
     /// the source has seen everything once (item 11).
-    fn reconcile(&mut self, snapshot: Option<&Snapshot>, devices: &interfaces::State) -> bool {
-        let Some(snapshot) = snapshot else {
-            return true;
-        };
-        let node = node_view(&self.node, snapshot, devices);
+    fn reconcile(&mut self, snapshot: &Snapshot) -> bool {
+        let node = node_view(&self.node, snapshot, &self.devices.borrow());
         let started = Instant::now();
         match self.reconciler.reconcile(&snapshot.model, &node, started) {
             Ok(outcome) => {
@@ -304,6 +324,14 @@ impl Agent {
             warn!("{rejection}");
         }
         self.rejected = rejections;
+    }
+}
+
+/// Waits until `when`; for ever if that is never.
+async fn until(when: Option<Instant>) {
+    match when {
+        Some(when) => time::sleep_until(when.into()).await,
+        None => std::future::pending().await,
     }
 }
 

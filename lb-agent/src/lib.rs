@@ -10,5 +10,6 @@ pub mod desired;
 pub mod interfaces;
 pub mod model;
 pub mod object;
+mod pace;
 pub mod reconcile;
 pub mod source;

@@ -177,13 +177,38 @@ pub(super) fn frontend<'a>(
 }
 
 /// Models whose Services dispute addresses and ports, and nodes that they are on: one after the
-/// other, as they might change.
+/// other, as they might change, most often by one Service.
 pub(crate) fn histories() -> impl Strategy<Value = Vec<(Model, NodeView)>> {
-    prop::collection::vec((models(), nodes()), 1..6)
+    let name = prop::sample::select(vec!["a", "b", "c", "d"]);
+    let object = (services(), prop::collection::vec(endpoints(), 0..4));
+    let change = (name, prop::option::weighted(0.8, object));
+    let environment = prop::option::weighted(0.2, (nodes(), any::<bool>()));
+    prop::collection::vec((change, environment), 1..16).prop_map(|steps| {
+        let mut objects = BTreeMap::new();
+        let (mut node, mut known_nets) = (node(), false);
+        let states = steps.into_iter().map(|((name, object), environment)| {
+            match object {
+                Some(object) => objects.insert(name, object),
+                None => objects.remove(name),
+            };
+            if let Some(environment) = environment {
+                (node, known_nets) = environment;
+            }
+            let services = objects.iter();
+            let mut model = model(services.map(|(name, object)| {
+                let (service, endpoints) = object.clone();
+                (*name, service, endpoints)
+            }));
+            if known_nets {
+                model.service_cidrs = ["10.96.0.0/16".parse().expect("a network")].into();
+            }
+            (model, node.clone())
+        });
+        states.collect()
+    })
 }
 
 fn nodes() -> impl Strategy<Value = NodeView> {
-    // Mostly the same.
     (0..6_u8, any::<bool>()).prop_map(|(variant, everywhere)| {
         let mut node = node();
         match variant {
@@ -194,19 +219,6 @@ fn nodes() -> impl Strategy<Value = NodeView> {
             _ => {}
         }
         node
-    })
-}
-
-fn models() -> impl Strategy<Value = Model> {
-    let service = (services(), prop::collection::vec(endpoints(), 0..4));
-    let named = (prop::sample::select(vec!["a", "b", "c", "d"]), service);
-    (prop::collection::vec(named, 0..5), any::<bool>()).prop_map(|(services, known)| {
-        let services = services.into_iter();
-        let mut model = model(services.map(|(name, (service, ends))| (name, service, ends)));
-        if known {
-            model.service_cidrs = ["10.96.0.0/16".parse().expect("a network")].into();
-        }
-        model
     })
 }
 

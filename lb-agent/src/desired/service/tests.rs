@@ -102,6 +102,24 @@ fn flags_of(service: Service, endpoints: impl IntoIterator<Item = Endpoint>) -> 
 }
 
 #[test]
+fn s32_clients_of_the_node_use_all_backends_whatever_the_external_policy() {
+    let mut service = node_port_service(TrafficPolicy::Local);
+    service.external_ips = vec![ip("203.0.113.2")];
+    service.load_balancer_ips = vec![ip("203.0.113.1")];
+    let (tables, _) = desired(service, [endpoint("10.244.2.1")], &node());
+    for (addr, number) in [
+        ("192.168.0.1", 30_080),
+        ("203.0.113.1", 80),
+        ("203.0.113.2", 80),
+    ] {
+        let (port, spec) = frontend(&tables, addr, number);
+        assert_eq!((spec.outside, spec.inside), (Scope::Local, Scope::Cluster));
+        assert_eq!(port.members(spec.outside).len(), 0, "nobody here");
+        assert_eq!(port.members(spec.inside).len(), 1);
+    }
+}
+
+#[test]
 fn s31_policies_are_told_by_side() {
     let mut service = node_port_service(TrafficPolicy::Local);
     let endpoints = || [endpoint("10.244.2.1")];
