@@ -7,7 +7,6 @@ use std::{
     collections::BTreeSet,
     future::Future,
     path::PathBuf,
-    pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -35,6 +34,7 @@ use crate::{
     interfaces::{self, Overrides},
     model::Reference,
     object,
+    pace::Pace,
     reconcile::Reconciler,
     report::{Rejections, Reporter},
     source::{self, Role, Snapshot, kubernetes, manifest},
@@ -62,6 +62,8 @@ pub struct Options {
     pub xdp: XdpMode,
     /// Devices that are not what they look like.
     pub overrides: Overrides,
+    /// Between the end of a run and the start of the next one, at least.
+    pub min_sync_period: Duration,
     /// Capacities of the maps.
     pub capacities: Capacities,
     /// What is answered to others, and where.
@@ -185,6 +187,7 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<(),
     let mut agent = Agent {
         node: options.node,
         reconciler: Reconciler::new(dataplane, DatapathConfig::DEFAULT.seed)?,
+        min_sync_period: options.min_sync_period,
         devices,
         snapshots,
         objects: Reporter::new(events.clone(), rejections.clone()),
@@ -263,6 +266,7 @@ async fn start_source(
 struct Agent {
     node: NodeOptions,
     reconciler: Reconciler<BpfDataplane>,
+    min_sync_period: Duration,
     devices: watch::Receiver<Arc<interfaces::State>>,
     snapshots: source::Receiver,
     /// Says what is wrong with objects.
@@ -279,45 +283,59 @@ struct Agent {
 impl Agent {
     /// Reconciles with every change, and again after a failure, until the source is gone.
     async fn follow(&mut self) {
+        let mut pace = Pace::new(self.min_sync_period, RETRY);
+        let mut attached = self.attach();
+        pace.change();
         loop {
-            let devices = self.devices.borrow_and_update().clone();
-            let snapshot = self.snapshots.borrow_and_update().clone();
-            self.monitor.begin(snapshot.as_deref());
-            let attached = self.attach(&devices);
-            let done = attached & self.reconcile(snapshot.as_deref(), &devices).await;
-            if !self.wait(done).await {
-                return;
+            tokio::select! {
+                changed = self.snapshots.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    let snapshot = self.snapshots.borrow().clone();
+                    self.monitor.begin(snapshot.as_deref());
+                }
+                changed = self.devices.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    // A new pod does not wait for its turn.
+                    attached = self.attach();
+                }
+                Some(probe) = self.monitor.probes.recv() => {
+                    if !self.answer(probe) {
+                        continue;
+                    }
+                    attached = false;
+                }
+                () = until(pace.next(Instant::now())) => {
+                    attached = attached || self.attach();
+                    self.turn(&mut pace, attached).await;
+                    continue;
+                }
             }
+            pace.change();
         }
     }
 
-    /// Waits until there is something to do, and answers probes meanwhile. False once the source
-    /// is gone.
-    async fn wait(&mut self, done: bool) -> bool {
-        let mut retry = pin!(async {
-            if done {
-                std::future::pending::<()>().await;
-            }
-            time::sleep(RETRY).await;
-        });
-        loop {
-            tokio::select! {
-                changed = self.snapshots.changed() => return changed.is_ok(),
-                changed = self.devices.changed() => return changed.is_ok(),
-                () = &mut retry => {
-                    debug!("trying again what failed");
-                    return true;
-                }
-                Some(probe) = self.monitor.probes.recv() => if self.answer(probe) {
-                    return true;
-                },
-            }
+    async fn turn(&mut self, pace: &mut Pace, attached: bool) {
+        let snapshot = self.snapshots.borrow_and_update().clone();
+        self.monitor.begin(snapshot.as_deref());
+        let done = match &snapshot {
+            Some(snapshot) => self.reconcile(snapshot).await,
+            None => true,
+        };
+        if snapshot.is_some() || !attached {
+            pace.ran(Instant::now(), done && attached);
+        } else {
+            pace.skipped();
         }
     }
 
     /// Puts the programs on the devices. False if that has to be tried again.
-    fn attach(&mut self, devices: &interfaces::State) -> bool {
-        let synced = self.reconciler.dataplane().sync_attachments(devices);
+    fn attach(&mut self) -> bool {
+        let devices = self.devices.borrow_and_update().clone();
+        let synced = self.reconciler.dataplane().sync_attachments(&devices);
         let name = |ifindex: u32| devices.devices.get(&ifindex).map(|d| d.name.as_str());
         for attachment in synced.attached.iter().chain(&synced.replaced) {
             debug!(%attachment, device = name(attachment.ifindex), "attached");
@@ -335,17 +353,10 @@ impl Agent {
 
     /// Brings the maps in step. False if that has to be tried again. Nothing is written before
     /// the source has seen everything once (item 11).
-    async fn reconcile(
-        &mut self,
-        snapshot: Option<&Snapshot>,
-        devices: &interfaces::State,
-    ) -> bool {
-        let Some(snapshot) = snapshot else {
-            return true;
-        };
+    async fn reconcile(&mut self, snapshot: &Snapshot) -> bool {
         self.objects
             .report(snapshot.rejections.iter().cloned().collect());
-        let node = node_view(&self.node, snapshot, devices);
+        let node = node_view(&self.node, snapshot, &self.devices.borrow());
         let started = Instant::now();
         match self.reconciler.reconcile(&snapshot.model, &node, started) {
             Ok(outcome) => {
@@ -374,6 +385,14 @@ impl Agent {
                 false
             }
         }
+    }
+}
+
+/// Waits until `when`; for ever if that is never.
+async fn until(when: Option<Instant>) {
+    match when {
+        Some(when) => time::sleep_until(when.into()).await,
+        None => std::future::pending().await,
     }
 }
 

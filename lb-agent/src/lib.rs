@@ -14,6 +14,7 @@ pub mod interfaces;
 pub mod metrics;
 pub mod model;
 pub mod object;
+mod pace;
 pub mod reconcile;
 pub mod report;
 pub mod source;

@@ -1,6 +1,6 @@
 //! `lb-agent run`.
 
-use std::{env, fs, path::PathBuf};
+use std::{env, fs, path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
@@ -107,6 +107,13 @@ pub struct RunArgs {
     /// Where loadBalancerSourceRanges hold.
     #[arg(long, value_enum, default_value_t)]
     source_ranges: SourceRanges,
+
+    /// Pause between the end of one update of the maps and the start of the next, in seconds or
+    /// with a unit (ms, s). The first change after a quiet time is served at once; a pause lets a
+    /// rollout's changes come together. kube-proxy needs a second for it, as it writes long rule
+    /// sets: here an update touches only what has changed.
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "100ms")]
+    min_sync_period: Duration,
 
     /// Capacity for frontends: addresses and ports that clients dial.
     #[arg(long, value_name = "N", default_value_t = maps::FRONTENDS_MAX as u32)]
@@ -248,6 +255,7 @@ impl RunArgs {
                 tunnels: self.tunnels,
                 pod_prefixes: self.pod_interfaces,
             },
+            min_sync_period: self.min_sync_period,
             capacities: Capacities {
                 frontends: self.frontends_max,
                 backends: self.backends_max,
@@ -257,6 +265,18 @@ impl RunArgs {
             monitor: self.serve.options(),
         })
     }
+}
+
+/// A time: a number with the unit ms or s; seconds without.
+fn duration(text: &str) -> Result<Duration, String> {
+    let (number, unit) = match text.strip_suffix("ms") {
+        Some(number) => (number, 1e-3),
+        None => (text.strip_suffix('s').unwrap_or(text), 1.0),
+    };
+    let seconds = number.parse::<f64>().ok().map(|number| number * unit);
+    seconds
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        .ok_or_else(|| "a time is a number with the unit ms or s".to_owned())
 }
 
 fn host_name() -> Result<String, Error> {
@@ -304,6 +324,16 @@ mod tests {
         assert!(options(&[]).node.localhost_node_ports);
         let off = options(&["--localhost-nodeports", "off"]);
         assert!(!off.node.localhost_node_ports);
+    }
+
+    #[test]
+    fn s62_the_pause_between_updates_can_be_set() {
+        let pause = |flags: &[&str]| options(flags).min_sync_period;
+        assert_eq!(pause(&[]), Duration::from_millis(100));
+        assert_eq!(pause(&["--min-sync-period", "1s"]), Duration::from_secs(1));
+        assert_eq!(pause(&["--min-sync-period", "0"]), Duration::ZERO);
+        let line = ["lb-agent", "run", "--min-sync-period", "1h"];
+        assert!(Cli::try_parse_from(line).is_err());
     }
 
     #[test]

@@ -29,8 +29,8 @@ impl Memory {
             maps: Observation {
                 frontends_max: frontends,
                 backends_max: backends,
-                vips_max: frontends,
-                source_ranges_max: frontends,
+                vips_max: u32::MAX,
+                source_ranges_max: u32::MAX,
                 ..Observation::default()
             },
             slots: vec![Slot::default(); slots],
@@ -39,6 +39,12 @@ impl Memory {
             operations: 0,
             fails_after: usize::MAX,
         }
+    }
+
+    /// Leaves room for this many addresses and source ranges.
+    pub fn limit(&mut self, vips: u32, source_ranges: u32) {
+        self.maps.vips_max = vips;
+        self.maps.source_ranges_max = source_ranges;
     }
 
     /// What the maps hold.

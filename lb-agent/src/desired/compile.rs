@@ -1,295 +1,360 @@
-//! From the model to tables.
+//! From the model to tables, Service by Service.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
+    sync::Arc,
 };
 
-use lb_common::{
-    Addr, Backend, BackendState, FrontendKey, Vip, backend::sets, frontend::flags, protocol, vip,
-};
+use ipnet::IpNet;
+use lb_common::{Addr, FrontendKey, Vip};
 
 use super::{
-    FrontendSpec, Full, Ids, Members, NodeView, Port, PortName, Rejection, Scope, Tables,
-    endpoints::{Candidate, Candidates, candidates, is_allowed, memberships},
-    frontends::Dialled,
+    Ids, NodeView, PortName, Rejection, Tables,
+    index::Index,
     nets::service_nets,
+    service::{Output, Subject},
 };
-use crate::model::{Cause, Model, ObjectName, Service, ServiceKind, ServicePort, Slice};
+use crate::model::{Model, ObjectName, Service, ServiceKind, Slice};
 
-/// The tables that serve `model` on this node, and what cannot be served.
+/// The tables that serve a model on this node, kept in step with it.
 ///
-/// Pure but for `ids`, which remembers the numbers that it has given out.
-pub fn compile(model: &Model, node: &NodeView, ids: &mut Ids) -> (Tables, Vec<Rejection>) {
-    let (service_nets, too_many_nets) = service_nets(&model.service_cidrs);
-    let mut compiler = Compiler {
-        node,
-        ids,
-        taken: HashMap::new(),
-        cluster_ips: cluster_ips(model),
-        tables: Tables {
-            interfaces: node.interfaces.clone(),
-            service_nets,
-            ..Tables::default()
-        },
-        rejections: too_many_nets.into_iter().collect(),
-    };
-    let none = BTreeMap::new();
-    for (name, service) in &model.services {
-        let slices = model.slices.get(name).unwrap_or(&none);
-        compiler.service(name, service, slices.values().map(AsRef::as_ref));
-    }
-    let Compiler {
-        ids,
-        tables,
-        rejections,
-        ..
-    } = compiler;
-    ids.retain(
-        |id| tables.ports.contains_key(&id) || tables.kept.contains(&id),
-        |id| tables.kept.contains(&id),
-        tables
-            .ports
-            .values()
-            .flat_map(|port| port.backends.iter().map(|(index, b)| (*index, b))),
-    );
-    (tables, rejections.into_iter().collect())
-}
-
-/// Cluster addresses by the Service that has them.
-fn cluster_ips(model: &Model) -> HashMap<IpAddr, &ObjectName> {
-    let served = model
-        .services
-        .iter()
-        .filter(|(_, service)| service.kind != ServiceKind::ExternalName);
-    let addrs =
-        served.flat_map(|(name, service)| service.cluster_ips.iter().map(move |ip| (*ip, name)));
-    addrs.collect()
-}
-
-struct Compiler<'a> {
-    node: &'a NodeView,
-    ids: &'a mut Ids,
-    /// Frontends by the Service that has them: the first in the order of names.
-    taken: HashMap<FrontendKey, ObjectName>,
-    /// Cluster addresses by the Service that has them.
-    cluster_ips: HashMap<IpAddr, &'a ObjectName>,
+/// A Service is compiled again if it or its slices have changed, or what other Services have that
+/// it wants, too. The tables are those of a compilation of everything, whatever the history: of
+/// several Services that want a frontend the first by name has it.
+#[derive(Debug)]
+pub struct Compiler {
+    ids: Ids,
+    node: NodeView,
+    service_cidrs: BTreeSet<IpNet>,
+    services: BTreeMap<ObjectName, Entry>,
+    /// Who has which cluster address.
+    holders: Index<IpAddr>,
+    /// Who names which address as one of its own from outside.
+    claimants: Index<IpAddr>,
+    /// Who wants which frontend.
+    wanted: Index<FrontendKey>,
+    /// What Services say of their addresses.
+    noted: HashMap<Addr, BTreeMap<ObjectName, Vip>>,
+    /// Services for whose backends there was no room: tried again each time.
+    crowded: BTreeSet<ObjectName>,
     tables: Tables,
+    rejections: BTreeSet<Rejection>,
+    /// Why the Services' networks cannot be told.
+    nets_rejection: Option<Rejection>,
+    /// Whether nothing has been compiled yet.
+    first: bool,
+}
+
+/// What may have changed in the tables. Devices and networks always may.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Service ports that are new, different, or gone.
+    pub ports: BTreeSet<u32>,
+    /// Addresses that are.
+    pub vips: BTreeSet<Addr>,
+}
+
+/// A Service as it was compiled last.
+#[derive(Debug, Default)]
+struct Entry {
+    /// None if it is gone.
+    inputs: Option<Inputs>,
+    cluster_ips: BTreeSet<IpAddr>,
+    external_ips: BTreeSet<IpAddr>,
+    wants: BTreeSet<FrontendKey>,
+    ports: BTreeMap<u32, PortName>,
+    vips: BTreeSet<Addr>,
     rejections: BTreeSet<Rejection>,
 }
 
-impl Compiler<'_> {
-    fn service<'s>(
+/// What a Service's tables follow from.
+#[derive(Debug)]
+struct Inputs {
+    service: Arc<Service>,
+    slices: Vec<Arc<Slice>>,
+}
+
+/// Numbers that are given back once everybody has got theirs.
+#[derive(Debug, Default)]
+struct Turnover {
+    settled: Vec<u32>,
+    released: Vec<(u32, PortName)>,
+}
+
+impl Compiler {
+    /// Nothing is compiled yet; `ids` knows the numbers that are in use.
+    #[must_use]
+    pub fn new(ids: Ids) -> Self {
+        Self {
+            ids,
+            node: NodeView::default(),
+            service_cidrs: BTreeSet::new(),
+            services: BTreeMap::new(),
+            holders: Index::default(),
+            claimants: Index::default(),
+            wanted: Index::default(),
+            noted: HashMap::new(),
+            crowded: BTreeSet::new(),
+            tables: Tables::default(),
+            rejections: BTreeSet::new(),
+            nets_rejection: None,
+            first: true,
+        }
+    }
+
+    /// What the maps ought to hold.
+    #[must_use]
+    pub fn tables(&self) -> &Tables {
+        &self.tables
+    }
+
+    /// What cannot be served.
+    pub fn rejections(&self) -> impl Iterator<Item = &Rejection> {
+        self.rejections.iter().chain(&self.nets_rejection)
+    }
+
+    /// Brings the tables in step with `model` on `node`.
+    pub fn update(&mut self, model: &Model, node: &NodeView) -> Changes {
+        let mut dirty = std::mem::take(&mut self.crowded);
+        for (name, inputs) in self.differences(model) {
+            self.services.entry(name.clone()).or_default().inputs = inputs;
+            dirty.insert(name);
+        }
+        if self.first || self.node != *node {
+            self.node = node.clone();
+            self.tables.interfaces.clone_from(&node.interfaces);
+            dirty.extend(self.services.keys().cloned());
+        }
+        if self.first || self.service_cidrs != model.service_cidrs {
+            self.service_cidrs.clone_from(&model.service_cidrs);
+            (self.tables.service_nets, self.nets_rejection) = service_nets(&self.service_cidrs);
+        }
+        self.spread_by_address(&mut dirty);
+        self.spread_by_frontend(&mut dirty);
+
+        let (mut changes, mut turnover) = (Changes::default(), Turnover::default());
+        for name in dirty {
+            let Some(mut entry) = self.services.remove(&name) else {
+                continue;
+            };
+            let output = match subject(&name, &entry, &self.node, &self.holders) {
+                Some(subject) => subject.compile(&self.wanted, &mut self.ids),
+                None => Output::default(),
+            };
+            self.place(&name, &mut entry, output, &mut changes, &mut turnover);
+            if entry.inputs.is_some() {
+                self.services.insert(name, entry);
+            }
+        }
+        self.turn_over(turnover);
+        changes
+    }
+
+    /// Services whose objects are not those that were compiled, with those that are now.
+    fn differences(&self, model: &Model) -> Vec<(ObjectName, Option<Inputs>)> {
+        let mut found = Vec::new();
+        // All are in the order of names.
+        let mut known = self.services.iter().peekable();
+        let mut slices = model.slices.iter().peekable();
+        for (name, service) in &model.services {
+            while let Some((gone, _)) = known.next_if(|(known, _)| *known < name) {
+                found.push((gone.clone(), None));
+            }
+            while slices.next_if(|(owner, _)| *owner < name).is_some() {}
+            let slices = slices.next_if(|(owner, _)| *owner == name);
+            let slices = || slices.into_iter().flat_map(|(_, slices)| slices.values());
+            let entry = known.next_if(|(known, _)| *known == name);
+            let inputs = entry.and_then(|(_, entry)| entry.inputs.as_ref());
+            if !inputs.is_some_and(|inputs| inputs.are(service, slices())) {
+                let inputs = Inputs {
+                    service: service.clone(),
+                    slices: slices().cloned().collect(),
+                };
+                found.push((name.clone(), Some(inputs)));
+            }
+        }
+        found.extend(known.map(|(gone, _)| (gone.clone(), None)));
+        found
+    }
+
+    /// Adds the Services whose external addresses others have as cluster addresses, or had.
+    fn spread_by_address(&mut self, dirty: &mut BTreeSet<ObjectName>) {
+        let mut addrs = Vec::new();
+        for name in dirty.iter() {
+            let Some(entry) = self.services.get_mut(name) else {
+                continue;
+            };
+            let (cluster_ips, external_ips) = addresses(entry.inputs.as_ref());
+            addrs.extend(self.holders.replace(name, &entry.cluster_ips, &cluster_ips));
+            self.claimants
+                .replace(name, &entry.external_ips, &external_ips);
+            (entry.cluster_ips, entry.external_ips) = (cluster_ips, external_ips);
+        }
+        for addr in addrs {
+            dirty.extend(self.claimants.of(addr).cloned());
+        }
+    }
+
+    /// Adds the Services that want a frontend that a Service newly wants, or no longer.
+    fn spread_by_frontend(&mut self, dirty: &mut BTreeSet<ObjectName>) {
+        let mut keys = Vec::new();
+        for name in dirty.iter() {
+            let Some(entry) = self.services.get_mut(name) else {
+                continue;
+            };
+            let subject = subject(name, entry, &self.node, &self.holders);
+            let wants = subject.map(|subject| subject.wants()).unwrap_or_default();
+            keys.extend(self.wanted.replace(name, &entry.wants, &wants));
+            entry.wants = wants;
+        }
+        for key in keys {
+            dirty.extend(self.wanted.of(key).cloned());
+        }
+    }
+
+    /// Puts what has become of a Service in the place of what was.
+    fn place(
         &mut self,
         name: &ObjectName,
-        service: &Service,
-        slices: impl Iterator<Item = &'s Slice> + Clone,
+        entry: &mut Entry,
+        output: Output,
+        changes: &mut Changes,
+        turnover: &mut Turnover,
     ) {
-        if service.kind == ServiceKind::ExternalName {
-            return;
+        let Output {
+            ports,
+            kept,
+            vips,
+            rejections,
+        } = output;
+        for rejection in &entry.rejections {
+            self.rejections.remove(rejection);
         }
-        for cluster_ip in &service.cluster_ips {
-            self.vip(*cluster_ip, vip::flags::CLUSTER_IP);
-            let holder = |addr| {
-                let holder = self.cluster_ips.get(&addr).copied();
-                holder.filter(|holder| *holder != name)
-            };
-            let (dialled, refusals) = Dialled::new(service, self.node, *cluster_ip, holder);
-            for (field, reason) in refusals {
-                self.reject(name, field, Cause::ForbiddenAddress, reason);
-            }
-            for port in &service.ports {
-                let port_name = PortName {
-                    service: name.clone(),
-                    port: port.name.clone(),
-                    protocol: port.protocol,
-                    is_v4: cluster_ip.is_ipv4(),
-                };
-                self.port(port_name, port, slices.clone(), &dialled);
-            }
-        }
-    }
+        self.rejections.extend(rejections.iter().cloned());
+        entry.rejections = rejections;
+        self.place_vips(name, entry, &vips, changes);
 
-    fn port<'s>(
-        &mut self,
-        name: PortName,
-        port: &ServicePort,
-        slices: impl Iterator<Item = &'s Slice>,
-        dialled: &Dialled<'_>,
-    ) {
-        let service = &name.service;
-        let node = &self.node.name;
-        let mut found = candidates(slices, &port.name, port.protocol, name.is_v4, node);
-        self.drop_forbidden(service, &mut found);
-        let mut wanted = dialled.wanted(port);
-        self.drop_impossible(service, &mut wanted, &found);
-        let mut frontends = self.take(service, wanted);
-        if frontends.is_empty() {
-            return;
+        let mut before = std::mem::take(&mut entry.ports);
+        for (id, port_name) in kept {
+            before.remove(&id);
+            self.crowded.insert(name.clone());
+            self.tables.ports.remove(&id);
+            self.tables.kept.insert(id);
+            entry.ports.insert(id, port_name);
         }
-        if found.values().any(Candidate::is_usable) {
-            for spec in frontends.values_mut() {
-                spec.flags |= flags::HAS_ENDPOINTS;
+        for (id, port) in ports {
+            before.remove(&id);
+            entry.ports.insert(id, port.name.clone());
+            self.tables.kept.remove(&id);
+            if self.tables.ports.get(&id) != Some(&port) {
+                self.tables.ports.insert(id, port);
+                changes.ports.insert(id);
             }
+            turnover.settled.push(id);
         }
-        self.vips(&frontends);
-        let id = self.ids.port(&name, frontends.keys());
-
-        let mut entry = Port {
-            backends: BTreeMap::new(),
-            cluster: Members::new(),
-            local: Members::new(),
-            source_ranges: dialled.filter.keys(id, &frontends),
-            frontends,
-            name,
-        };
-        match self.fill(id, &mut entry, &found) {
-            Ok(()) => {
-                self.tables.ports.insert(id, entry);
-            }
-            Err(Full) => {
-                let reason = "the map BACKENDS is full: raise --backends-max".to_owned();
-                self.reject(&entry.name.service, "", Cause::ServiceMapFull, reason);
-                self.tables.kept.insert(id);
-            }
+        for (id, port_name) in before {
+            self.tables.kept.remove(&id);
+            self.tables.ports.remove(&id);
+            changes.ports.insert(id);
+            turnover.released.push((id, port_name));
         }
     }
 
-    /// Leaves out what the programs cannot translate: an unknown protocol, and the port of SCTP,
-    /// whose checksum (CRC32c) covers the whole packet.
-    fn drop_impossible(
-        &mut self,
-        service: &ObjectName,
-        wanted: &mut Vec<(FrontendKey, FrontendSpec)>,
-        found: &Candidates<'_>,
-    ) {
-        let usable = found.iter().filter(|(_, candidate)| candidate.is_usable());
-        let ports: BTreeSet<u16> = usable.map(|((_, port), _)| *port).collect();
-        wanted.retain(|(key, _)| {
-            let proto = protocol::name(key.protocol);
-            let reason = match key.protocol {
-                protocol::TCP | protocol::UDP => return true,
-                protocol::SCTP => {
-                    let Some(other) = ports.iter().find(|port| **port != key.port) else {
-                        return true;
-                    };
-                    format!("endpoints serve port {other}, and {proto} needs the same everywhere")
-                }
-                _ => "the protocol is not served".to_owned(),
-            };
-            let number = key.port;
-            let reason = format!("{number}/{proto}: {reason}");
-            self.reject(service, "spec.ports", Cause::UnsupportedFeature, reason);
-            false
-        });
-    }
-
-    /// Puts endpoints into a port's sets. A set that no client uses stays empty (item 15).
-    fn fill(&mut self, id: u32, port: &mut Port, found: &Candidates<'_>) -> Result<(), Full> {
-        let specs = port.frontends.values();
-        let used: BTreeSet<Scope> = specs.flat_map(|spec| [spec.outside, spec.inside]).collect();
-        let members = memberships(found, &used, self.node);
-        let any_serves = found.values().any(|candidate| candidate.endpoint.serving);
-        for (key, candidate) in found {
-            let (addr, number) = (Addr::from(key.0), key.1);
-            let reference = self.ids.backend(id, addr, number)?;
-            let member_of = members.get(key).copied().unwrap_or(0);
-            if member_of & sets::CLUSTER != 0 {
-                port.cluster.insert(reference);
-            }
-            if member_of & sets::LOCAL != 0 {
-                port.local.insert(reference);
-            }
-            // A flow of UDP leaves an endpoint that does not serve, if another one does (item 59).
-            let serves = candidate.endpoint.serving || !any_serves;
-            let leaves = port.name.protocol == protocol::UDP && !serves;
-            let state = match (member_of, leaves) {
-                (0, true) => BackendState::Gone,
-                (0, false) => BackendState::Terminating,
-                _ => BackendState::Active,
-            };
-            let backend = Backend {
-                addr,
-                service: id,
-                port: number,
-                generation: reference.generation(),
-                state: state as u8,
-                // Policies go by the endpoint's node name alone (item 9); this is about the way of
-                // packets.
-                local: (candidate.local || self.node.is_on_this_node(key.0)).into(),
-                protocol: port.name.protocol,
-                sets: member_of,
-                pad: 0,
-            };
-            port.backends.insert(reference.index(), backend);
-        }
-        Ok(())
-    }
-
-    fn drop_forbidden(&mut self, service: &ObjectName, found: &mut Candidates<'_>) {
-        found.retain(|(addr, _), _| {
-            let allowed = is_allowed(*addr);
-            if !allowed {
-                let reason = format!("endpoint {addr}: an address that no Service may reach");
-                self.reject(service, "", Cause::InvalidEndpointAddress, reason);
-            }
-            allowed
-        });
-    }
-
-    /// Those of the frontends that no other Service port has.
-    fn take(
+    fn place_vips(
         &mut self,
         name: &ObjectName,
-        wanted: Vec<(FrontendKey, FrontendSpec)>,
-    ) -> BTreeMap<FrontendKey, FrontendSpec> {
-        let mut frontends = BTreeMap::new();
-        for (key, spec) in wanted {
-            match self.taken.get(&key) {
-                Some(owner) if !frontends.contains_key(&key) => {
-                    let (addr, number) = (key.addr, key.port);
-                    let proto = protocol::name(key.protocol);
-                    let reason = format!("{addr}:{number}/{proto} is taken by {owner}");
-                    self.reject(name, "", Cause::ConflictingFrontend, reason);
-                }
-                Some(_) => {}
-                None => {
-                    self.taken.insert(key, name.clone());
-                    frontends.insert(key, spec);
-                }
+        entry: &mut Entry,
+        vips: &BTreeMap<Addr, Vip>,
+        changes: &mut Changes,
+    ) {
+        let now: BTreeSet<Addr> = vips.keys().copied().collect();
+        for addr in entry.vips.union(&now) {
+            let noted = self.noted.entry(*addr).or_default();
+            match vips.get(addr) {
+                Some(vip) => noted.insert(name.clone(), *vip),
+                None => noted.remove(name),
+            };
+            let flags = noted.values().fold(0, |flags, vip| flags | vip.flags);
+            let vip = (!noted.is_empty()).then_some(Vip { flags });
+            if noted.is_empty() {
+                self.noted.remove(addr);
+            }
+            let before = match vip {
+                Some(vip) => self.tables.vips.insert(*addr, vip),
+                None => self.tables.vips.remove(addr),
+            };
+            if before != vip {
+                changes.vips.insert(*addr);
             }
         }
-        frontends
+        entry.vips = now;
     }
 
-    /// Notes the addresses that clients dial.
-    fn vips(&mut self, frontends: &BTreeMap<FrontendKey, FrontendSpec>) {
-        for (key, spec) in frontends {
-            let has = |flag| spec.flags & flag != 0;
-            if !has(flags::NODE_PORT) {
-                let served = if has(flags::HAS_ENDPOINTS) {
-                    vip::flags::SERVED
-                } else {
-                    0
-                };
-                self.vip(key.addr.to_ip(), served);
-            }
+    /// Gives back the numbers that nobody uses any more. Not before everybody has got his: what is
+    /// in the tables that are programmed must not be somebody else's in those that will be.
+    fn turn_over(&mut self, turnover: Turnover) {
+        for id in turnover.settled {
+            let port = self.tables.ports.get(&id);
+            let is_used = |index| port.is_some_and(|port| port.backends.contains_key(&index));
+            self.ids.settle(id, is_used);
+        }
+        for (id, name) in turnover.released {
+            self.ids.release(id, &name);
+        }
+        if std::mem::take(&mut self.first) {
+            let Tables { ports, kept, .. } = &self.tables;
+            self.ids
+                .forget_unclaimed(|id| ports.contains_key(&id) || kept.contains(&id));
         }
     }
+}
 
-    fn vip(&mut self, addr: IpAddr, flags: u32) {
-        if !self.node.has(addr) {
-            let vip: &mut Vip = self.tables.vips.entry(addr.into()).or_default();
-            vip.flags |= flags;
-        }
+impl Inputs {
+    fn are<'a>(
+        &self,
+        service: &Arc<Service>,
+        mut slices: impl Iterator<Item = &'a Arc<Slice>>,
+    ) -> bool {
+        let mut ours = self.slices.iter();
+        let same = |one| slices.next().is_some_and(|other| is_same(one, other));
+        is_same(&self.service, service) && ours.all(same) && slices.next().is_none()
     }
+}
 
-    fn reject(&mut self, service: &ObjectName, field: &str, cause: Cause, reason: String) {
-        self.rejections.insert(Rejection {
-            field: field.to_owned(),
-            ..Rejection::of_service(service, cause, reason)
-        });
-    }
+/// Whether two objects are equal; sources share those that are.
+fn is_same<T: PartialEq>(one: &Arc<T>, other: &Arc<T>) -> bool {
+    Arc::ptr_eq(one, other) || one == other
+}
+
+fn subject<'a>(
+    name: &'a ObjectName,
+    entry: &'a Entry,
+    node: &'a NodeView,
+    holders: &'a Index<IpAddr>,
+) -> Option<Subject<'a>> {
+    let Inputs { service, slices } = entry.inputs.as_ref()?;
+    Some(Subject {
+        name,
+        service,
+        slices,
+        node,
+        holders,
+    })
+}
+
+/// Cluster addresses, and those from outside.
+fn addresses(inputs: Option<&Inputs>) -> (BTreeSet<IpAddr>, BTreeSet<IpAddr>) {
+    let service = inputs.map(|inputs| &inputs.service);
+    let Some(service) = service.filter(|service| service.kind != ServiceKind::ExternalName) else {
+        return Default::default();
+    };
+    let external = service.external_ips.iter();
+    let external = external.chain(&service.load_balancer_ips);
+    (
+        service.cluster_ips.iter().copied().collect(),
+        external.copied().collect(),
+    )
 }
 
 #[cfg(test)]

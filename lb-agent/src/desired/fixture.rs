@@ -7,8 +7,9 @@ use std::{
 };
 
 use lb_common::{FrontendKey, protocol};
+use proptest::prelude::*;
 
-use super::{FrontendSpec, Ids, NodeView, Port, Rejection, Tables, compile};
+use super::{Compiler, FrontendSpec, Ids, NodeView, Port, Rejection, Tables};
 use crate::model::{
     Algorithm, Endpoint, Model, ObjectName, Service, ServiceKind, ServicePort, Slice, SlicePort,
     TrafficPolicy,
@@ -141,6 +142,14 @@ pub(super) fn model<'a>(
     model
 }
 
+/// What is desired for `model`.
+pub(super) fn compile(model: &Model, node: &NodeView) -> (Tables, Vec<Rejection>) {
+    let mut compiler = Compiler::new(Ids::new(64));
+    compiler.update(model, node);
+    let rejections = compiler.rejections().cloned().collect();
+    (compiler.tables().clone(), rejections)
+}
+
 /// What is desired for one Service, `web`, with these endpoints.
 pub(super) fn desired(
     service: Service,
@@ -149,7 +158,7 @@ pub(super) fn desired(
 ) -> (Tables, Vec<Rejection>) {
     let endpoints = endpoints.into_iter().collect();
     let model = model([("web", service, endpoints)]);
-    compile(&model, node, &mut Ids::new(64))
+    compile(&model, node)
 }
 
 /// The port that has the frontend `addr`:`number` of TCP or UDP, and its specification.
@@ -165,4 +174,133 @@ pub(super) fn frontend<'a>(
     };
     let found = tables.ports.values().find_map(has);
     found.unwrap_or_else(|| panic!("nobody has {addr}:{number}"))
+}
+
+/// Models whose Services dispute addresses and ports, and nodes that they are on: one after the
+/// other, as they might change, most often by one Service.
+pub(crate) fn histories() -> impl Strategy<Value = Vec<(Model, NodeView)>> {
+    let name = prop::sample::select(vec!["a", "b", "c", "d"]);
+    let object = (services(), prop::collection::vec(endpoints(), 0..4));
+    let change = (name, prop::option::weighted(0.8, object));
+    let environment = prop::option::weighted(0.2, (nodes(), any::<bool>()));
+    prop::collection::vec((change, environment), 1..16).prop_map(|steps| {
+        let mut objects = BTreeMap::new();
+        let (mut node, mut known_nets) = (node(), false);
+        let states = steps.into_iter().map(|((name, object), environment)| {
+            match object {
+                Some(object) => objects.insert(name, object),
+                None => objects.remove(name),
+            };
+            if let Some(environment) = environment {
+                (node, known_nets) = environment;
+            }
+            let services = objects.iter();
+            let mut model = model(services.map(|(name, object)| {
+                let (service, endpoints) = object.clone();
+                (*name, service, endpoints)
+            }));
+            if known_nets {
+                model.service_cidrs = ["10.96.0.0/16".parse().expect("a network")].into();
+            }
+            (model, node.clone())
+        });
+        states.collect()
+    })
+}
+
+fn nodes() -> impl Strategy<Value = NodeView> {
+    (0..6_u8, any::<bool>()).prop_map(|(variant, everywhere)| {
+        let mut node = node();
+        match variant {
+            0 => node.zone = Some("a".into()),
+            1 => node.node_port_addresses = ["203.0.113.1"].map(ip).into(),
+            2 => node.pod_networks = ["203.0.113.2/32".parse().expect("a network")].into(),
+            3 => node.source_ranges_everywhere = everywhere,
+            _ => {}
+        }
+        node
+    })
+}
+
+fn services() -> impl Strategy<Value = Service> {
+    let addrs = || {
+        let pool = [
+            "203.0.113.1",
+            "203.0.113.2",
+            "10.96.0.1",
+            "192.168.0.1",
+            "fd00::9",
+        ];
+        prop::collection::vec(prop::sample::select(pool.to_vec()), 0..3)
+    };
+    let cluster_ips = [
+        &["10.96.0.1"][..],
+        &["10.96.0.2"],
+        &["10.96.0.2", "fd00:10:96::1"],
+        &[],
+    ];
+    let number = || prop::sample::select(vec![80_u16, 8000]);
+    let node_port = prop::sample::select(vec![0_u16, 80, 8000]);
+    let protocols = [protocol::TCP, protocol::UDP, protocol::SCTP];
+    let ports = (
+        number(),
+        node_port,
+        prop::sample::select(protocols.to_vec()),
+    );
+    let switches = (any::<bool>(), any::<bool>(), any::<bool>(), 0..10_u8);
+    (
+        prop::sample::select(cluster_ips.to_vec()),
+        (addrs(), addrs()),
+        prop::collection::vec(ports, 1..3),
+        switches,
+    )
+        .prop_map(|(cluster_ips, (external, balanced), ports, switches)| {
+            let (internal_local, external_local, limited, kind) = switches;
+            let ips = |addrs: &[&str]| addrs.iter().map(|addr| ip(addr)).collect();
+            let policy = |local| match local {
+                true => TrafficPolicy::Local,
+                false => TrafficPolicy::Cluster,
+            };
+            let mut service = service();
+            if kind == 0 {
+                service.kind = ServiceKind::ExternalName;
+            }
+            service.cluster_ips = ips(cluster_ips);
+            service.external_ips = ips(&external);
+            service.load_balancer_ips = ips(&balanced);
+            service.internal_policy = policy(internal_local);
+            service.external_policy = policy(external_local);
+            if limited {
+                service.source_ranges = vec!["198.51.100.0/24".parse().expect("a network")];
+            }
+            service.ports = ports
+                .into_iter()
+                .map(|(number, node_port, protocol)| ServicePort {
+                    port: number,
+                    node_port,
+                    ..port(protocol)
+                })
+                .collect();
+            service
+        })
+}
+
+fn endpoints() -> impl Strategy<Value = Endpoint> {
+    let addrs = ["10.244.2.1", "10.244.2.2", "10.244.2.3", "fd00:10:244::1"];
+    let addr = prop::sample::select(addrs.to_vec());
+    (addr, any::<bool>(), any::<bool>(), 0..4_u8).prop_map(|(addr, local, hinted, state)| {
+        let mut endpoint = if local {
+            local_endpoint(addr)
+        } else {
+            endpoint(addr)
+        };
+        if hinted {
+            endpoint.for_zones.insert("a".into());
+        }
+        match state {
+            0 => terminating(endpoint),
+            1 => failing(endpoint),
+            _ => endpoint,
+        }
+    })
 }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use lb_common::{FrontendKey, frontend::flags};
 
 use super::{FrontendSpec, NodeView, Scope, endpoints::is_allowed, ranges::Filter};
-use crate::model::{Algorithm, ObjectName, Service, ServicePort, TrafficPolicy};
+use crate::model::{Algorithm, Cause, ObjectName, Service, ServicePort, TrafficPolicy};
 
 /// A Service in one family: what its ports have in common.
 pub(super) struct Dialled<'a> {
@@ -17,8 +17,8 @@ pub(super) struct Dialled<'a> {
     pub(super) filter: Filter,
 }
 
-/// A field of a Service, and why it is not served.
-pub(super) type Refusal = (&'static str, String);
+/// A field of a Service, and why it is not served: in a word, and in a sentence.
+pub(super) type Refusal = (&'static str, Cause, String);
 
 impl<'a> Dialled<'a> {
     /// `holder` tells which other Service has a cluster address.
@@ -34,7 +34,7 @@ impl<'a> Dialled<'a> {
             let of_family = addrs.iter().filter(|addr| addr.is_ipv4() == is_v4);
             let accepted = of_family.filter(|addr| match refusal(**addr, node, &holder, allowed) {
                 Some(reason) => {
-                    refusals.push((field, reason));
+                    refusals.push((field, Cause::ForbiddenAddress, reason));
                     false
                 }
                 None => true,

@@ -1,13 +1,13 @@
 //! Numbers for Service ports and backends, the same for as long as what they stand for lives.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use lb_common::{Addr, Backend, BackendRef, Frontend, FrontendKey, SourceRange};
 
 use super::PortName;
 
-/// What a backend's number belongs to.
-type BackendName = (u32, Addr, u16);
+/// A backend of a Service port: its address and port.
+type Place = (Addr, u16);
 
 /// `BACKENDS` has no free element.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,15 +20,26 @@ pub struct Full;
 #[derive(Clone, Debug)]
 pub struct Ids {
     ports: HashMap<PortName, u32>,
-    /// Numbers of an earlier run that nobody has claimed yet.
-    unclaimed: BTreeMap<FrontendKey, u32>,
+    /// Numbers of an earlier run, by frontend, and those of them that have been claimed.
+    known: BTreeMap<FrontendKey, u32>,
+    claimed: HashSet<u32>,
     next_port: u32,
-    backends: HashMap<BackendName, BackendRef>,
+    /// Backends by Service port.
+    backends: HashMap<u32, BTreeMap<Place, Number>>,
     /// Backends that no slice names any more, the oldest first. Their numbers are kept for their
     /// flows, and for their return, until there is no other.
-    retired: VecDeque<BackendName>,
+    retired: BTreeMap<u64, (u32, Place)>,
+    next_retirement: u64,
     next_backend: u32,
     backends_max: u32,
+}
+
+/// The number of a backend.
+#[derive(Clone, Copy, Debug)]
+struct Number {
+    reference: BackendRef,
+    /// Its place among the retired.
+    retired: Option<u64>,
 }
 
 impl Ids {
@@ -37,10 +48,12 @@ impl Ids {
     pub fn new(backends_max: u32) -> Self {
         Self {
             ports: HashMap::new(),
-            unclaimed: BTreeMap::new(),
+            known: BTreeMap::new(),
+            claimed: HashSet::new(),
             next_port: 1,
             backends: HashMap::new(),
-            retired: VecDeque::new(),
+            retired: BTreeMap::new(),
+            next_retirement: 0,
             next_backend: 0,
             backends_max: backends_max.min(BackendRef::MAX_INDEX + 1),
         }
@@ -60,20 +73,23 @@ impl Ids {
             ids.next_port = ids.next_port.max(range.service.saturating_add(1));
         }
         for (key, frontend) in frontends {
-            ids.unclaimed.insert(*key, frontend.service);
+            ids.known.insert(*key, frontend.service);
             ids.next_port = ids.next_port.max(frontend.service.saturating_add(1));
         }
         for (index, backend) in backends {
-            let name = (backend.service, backend.addr, backend.port);
             let reference = BackendRef::new(*index, backend.generation);
-            if let Some(older) = ids.backends.insert(name, reference) {
+            let number = Number {
+                reference,
+                retired: None,
+            };
+            let of_port = ids.backends.entry(backend.service).or_default();
+            if let Some(older) = of_port.insert((backend.addr, backend.port), number) {
                 tracing::debug!(
                     ?older,
                     ?reference,
                     "two elements of BACKENDS name one backend"
                 );
             }
-            ids.retired.push_back(name);
             ids.next_port = ids.next_port.max(backend.service.saturating_add(1));
             ids.next_backend = ids.next_backend.max(index + 1);
         }
@@ -89,16 +105,23 @@ impl Ids {
         if let Some(id) = self.ports.get(name) {
             return *id;
         }
+        // Two ports that swapped frontends while nobody looked must not share a number.
         let known = frontends
             .into_iter()
-            .find_map(|key| self.unclaimed.get(key).copied());
-        let id = known.unwrap_or_else(|| {
-            let id = self.next_port;
-            self.next_port = id.wrapping_add(1).max(1);
-            id
-        });
-        // Two ports that swapped frontends while nobody looked must not share a number.
-        self.unclaimed.retain(|_, unclaimed| *unclaimed != id);
+            .filter_map(|key| self.known.get(key))
+            .find(|id| !self.claimed.contains(id))
+            .copied();
+        let id = match known {
+            Some(id) => {
+                self.claimed.insert(id);
+                id
+            }
+            None => {
+                let id = self.next_port;
+                self.next_port = id.wrapping_add(1).max(1);
+                id
+            }
+        };
         self.ports.insert(name.clone(), id);
         id
     }
@@ -109,12 +132,21 @@ impl Ids {
     ///
     /// [`Full`] if every element of `BACKENDS` is in use.
     pub fn backend(&mut self, service: u32, addr: Addr, port: u16) -> Result<BackendRef, Full> {
-        let name = (service, addr, port);
-        if let Some(reference) = self.backends.get(&name) {
-            return Ok(*reference);
+        let place = (addr, port);
+        let known = self.backends.get_mut(&service);
+        if let Some(number) = known.and_then(|numbers| numbers.get_mut(&place)) {
+            if let Some(retirement) = number.retired.take() {
+                self.retired.remove(&retirement);
+            }
+            return Ok(number.reference);
         }
         let reference = self.fresh()?;
-        self.backends.insert(name, reference);
+        let number = Number {
+            reference,
+            retired: None,
+        };
+        let numbers = self.backends.entry(service).or_default();
+        numbers.insert(place, number);
         Ok(reference)
     }
 
@@ -124,42 +156,48 @@ impl Ids {
             self.next_backend += 1;
             return Ok(BackendRef::new(index, 1));
         }
-        let oldest = self.retired.pop_front().ok_or(Full)?;
-        let old = self.backends.remove(&oldest).ok_or(Full)?;
+        let (_, (service, place)) = self.retired.pop_first().ok_or(Full)?;
+        let numbers = self.backends.get_mut(&service).ok_or(Full)?;
+        let old = numbers.remove(&place).ok_or(Full)?.reference;
+        if numbers.is_empty() {
+            self.backends.remove(&service);
+        }
         let generation = old.generation().wrapping_add(1).max(1);
         Ok(BackendRef::new(old.index(), generation))
     }
 
-    /// Notes which numbers are in use now: those of Service ports and backends that are not
-    /// named retire. Of a port that is `kept` as it is, so are all its backends.
-    pub fn retain<'a>(
-        &mut self,
-        ports: impl Fn(u32) -> bool,
-        kept: impl Fn(u32) -> bool,
-        in_use: impl IntoIterator<Item = (u32, &'a Backend)>,
-    ) {
-        self.ports.retain(|_, id| ports(*id));
-        // What the first compile after a restart did not claim is gone.
-        self.unclaimed.clear();
-        let in_use: std::collections::HashSet<u32> =
-            in_use.into_iter().map(|(index, _)| index).collect();
-        let known = &self.backends;
-        self.retired.retain(|name| {
-            known
-                .get(name)
-                .is_some_and(|reference| !in_use.contains(&reference.index()) && !kept(name.0))
-        });
-        let retired: std::collections::HashSet<BackendName> =
-            self.retired.iter().copied().collect();
-        let mut newly: Vec<_> = known
-            .iter()
-            .filter(|(name, reference)| {
-                !in_use.contains(&reference.index()) && !retired.contains(*name) && !kept(name.0)
-            })
-            .map(|(name, reference)| (reference.index(), *name))
+    /// Notes which backends of a Service port are in use now; the others retire.
+    pub fn settle(&mut self, service: u32, is_used: impl Fn(u32) -> bool) {
+        for (place, number) in self.backends.get_mut(&service).into_iter().flatten() {
+            if number.retired.is_none() && !is_used(number.reference.index()) {
+                number.retired = Some(self.next_retirement);
+                self.retired.insert(self.next_retirement, (service, *place));
+                self.next_retirement += 1;
+            }
+        }
+    }
+
+    /// Forgets a Service port; its backends retire.
+    pub fn release(&mut self, service: u32, name: &PortName) {
+        self.ports.remove(name);
+        self.settle(service, |_| false);
+    }
+
+    /// Ends the time after a restart, in which ports are recognised: what none has claimed is
+    /// gone, and the backends of ports that do not live retire.
+    pub fn forget_unclaimed(&mut self, lives: impl Fn(u32) -> bool) {
+        self.known.clear();
+        self.claimed.clear();
+        let mut gone: Vec<u32> = self
+            .backends
+            .keys()
+            .copied()
+            .filter(|id| !lives(*id))
             .collect();
-        newly.sort_unstable();
-        self.retired.extend(newly.into_iter().map(|(_, name)| name));
+        gone.sort_unstable();
+        for service in gone {
+            self.settle(service, |_| false);
+        }
     }
 }
 
@@ -214,7 +252,7 @@ mod tests {
     fn a_backend_that_returns_gets_its_number_back() {
         let mut ids = Ids::new(10);
         let first = ids.backend(1, addr(1), 80);
-        ids.retain(|_| true, |_| false, []);
+        ids.settle(1, |_| false);
         assert_eq!(ids.backend(1, addr(1), 80), first);
     }
 
@@ -224,11 +262,32 @@ mod tests {
         let first = ids.backend(1, addr(1), 80).unwrap();
         let second = ids.backend(1, addr(2), 80).unwrap();
         assert_eq!(ids.backend(1, addr(3), 80), Err(Full));
-        ids.retain(|_| true, |_| false, [(second.index(), &backend(1, 2))]);
-        ids.retain(|_| true, |_| false, []);
+        ids.settle(1, |index| index == second.index());
+        ids.settle(1, |_| false);
         let third = ids.backend(1, addr(3), 80).unwrap();
         assert_eq!(third.index(), first.index());
         assert_ne!(third, first);
+    }
+
+    #[test]
+    fn a_backend_that_returned_is_not_recycled() {
+        let mut ids = Ids::new(2);
+        let first = ids.backend(1, addr(1), 80).unwrap();
+        ids.backend(1, addr(2), 80).unwrap();
+        ids.settle(1, |_| false);
+        assert_eq!(ids.backend(1, addr(1), 80), Ok(first));
+        assert_ne!(ids.backend(1, addr(3), 80).unwrap().index(), first.index());
+        assert_eq!(ids.backend(1, addr(4), 80), Err(Full));
+    }
+
+    #[test]
+    fn backends_of_an_earlier_run_are_not_recycled_before_their_ports_had_a_chance() {
+        let maps = [(0, backend(7, 1)), (1, backend(8, 1))].into();
+        let mut ids = Ids::restore(&BTreeMap::new(), &maps, &BTreeSet::new(), 2);
+        assert_eq!(ids.backend(9, addr(1), 80), Err(Full));
+        assert_eq!(ids.backend(7, addr(1), 80), Ok(BackendRef::new(0, 3)));
+        ids.forget_unclaimed(|id| id == 7);
+        assert_eq!(ids.backend(9, addr(1), 80), Ok(BackendRef::new(1, 4)));
     }
 
     #[test]

@@ -3,13 +3,15 @@
 mod compile;
 mod endpoints;
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 mod frontends;
 mod health;
 mod ids;
+mod index;
 mod nets;
 mod node;
 mod ranges;
+mod service;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,7 +24,7 @@ use lb_common::{
 };
 
 pub use self::{
-    compile::compile,
+    compile::{Changes, Compiler},
     health::{LocalReady, NoLocalEndpoints, local_ready_endpoints, no_local_endpoints},
     ids::{Full, Ids},
     node::{ExternalIps, NodePortAddresses, NodeView},

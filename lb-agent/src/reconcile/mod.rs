@@ -4,10 +4,13 @@ mod arena;
 mod plan;
 mod programmed;
 mod reconciler;
+mod steps;
+mod tables;
 
 pub use self::{
     arena::Allocator,
-    plan::{Op, Plan, plan},
+    plan::{Plan, plan},
     programmed::Programmed,
     reconciler::{Outcome, Reconciler},
+    steps::Op,
 };

@@ -1,217 +1,169 @@
 //! The difference between what is programmed and what is desired, as ordered operations.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Instant,
-};
+use std::{collections::BTreeMap, time::Instant};
 
 use lb_common::{
-    Addr, Backend, BackendRef, BackendState, Extent, Frontend, FrontendKey, Slot, SourceRange,
-    maglev,
+    Addr, Backend, BackendState, Extent, Frontend, FrontendKey, Slot, SourceRange, maglev,
 };
 
-use super::programmed::{PortTables, Programmed};
+use super::{
+    programmed::{PortState, PortTables, Programmed},
+    steps::{Op, Steps},
+    tables::{frontend, table, wanted_sets},
+};
 use crate::{
     dataplane::{Element, Key},
-    desired::{FrontendSpec, Members, Port, Rejection, Tables},
+    desired::{Changes, Members, Port, Rejection, Tables},
     model::Cause,
 };
-
-/// One operation on the maps.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Op {
-    /// An element appears, or changes.
-    Put(Element),
-    /// An element goes.
-    Remove(Key),
-    /// A table is written where nobody looks yet: its header, then its slots.
-    WriteSlots(u32, Vec<Slot>),
-    /// Flows that these frontends' new tables lead elsewhere are pinned to where they are.
-    PinFlows(BTreeMap<FrontendKey, Frontend>),
-}
 
 /// What is to be done, in an order of which every prefix is safe.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// The operations.
     pub ops: Vec<Op>,
-    /// Service ports for which there is no room; what they had before stays.
+    /// What there is no room for; what was there before stays.
     pub rejections: Vec<Rejection>,
-    /// What is programmed once all operations are done.
-    pub next: Programmed,
+    /// The changes that were rejected.
+    pub pending: Changes,
 }
 
-/// Plans the way from `programmed` to `desired`. `slots` is the arena.
+/// Plans the way from `programmed` to `desired`, where these differ at most in `changes`. `slots`
+/// is the arena.
 ///
-/// Devices, backends and source ranges come first, then tables (and pins for the flows that these
-/// would lead elsewhere), then the frontends that lead to them, which are what a Service port is
-/// committed by. Then addresses come: an address without its frontends would reject everybody. On
-/// the way out the order is the reverse. So while a port exchanges its source ranges, clients of
-/// either are served, and never one that is in neither.
+/// `programmed` becomes what it is once all operations are done.
 #[must_use]
-pub fn plan(programmed: &Programmed, slots: &[Slot], desired: &Tables, now: Instant) -> Plan {
+pub fn plan(
+    programmed: &mut Programmed,
+    slots: &[Slot],
+    desired: &Tables,
+    changes: &Changes,
+    now: Instant,
+) -> Plan {
     let mut planner = Planner {
-        before: programmed,
+        programmed,
         slots,
         now,
-        next: programmed.clone(),
         steps: Steps::default(),
         rejections: Vec::new(),
-        kept: BTreeMap::new(),
-        unchanged: BTreeSet::new(),
+        pending: Changes::default(),
+        leaving: Vec::new(),
+        retiring: Vec::new(),
     };
-    planner.elements(desired);
-    for id in &desired.kept {
-        planner.keep_as_it_is(*id);
-    }
-    for (id, port) in &desired.ports {
-        planner.port(*id, port);
+    planner.devices(desired);
+    for id in &changes.ports {
+        match desired.ports.get(id) {
+            Some(port) => planner.port(*id, port),
+            None if desired.kept.contains(id) => {}
+            None => planner.remove_port(*id),
+        }
     }
     planner.remove_frontends();
-    planner.retire_backends(desired);
-    planner.source_ranges(desired);
+    planner.retire_backends();
+    planner.vips(desired, changes);
+    planner.service_nets(desired);
     Plan {
         ops: planner.steps.in_order(),
         rejections: planner.rejections,
-        next: planner.next,
-    }
-}
-
-#[derive(Default)]
-struct Steps {
-    interfaces_in: Vec<Op>,
-    backends_in: Vec<Op>,
-    source_ranges_in: Vec<Op>,
-    tables: Vec<Op>,
-    pinned: BTreeMap<FrontendKey, Frontend>,
-    frontends_in: Vec<Op>,
-    vips_in: Vec<Op>,
-    service_nets: Vec<Op>,
-    vips_out: Vec<Op>,
-    frontends_out: Vec<Op>,
-    source_ranges_out: Vec<Op>,
-    backends_out: Vec<Op>,
-    interfaces_out: Vec<Op>,
-}
-
-impl Steps {
-    fn in_order(self) -> Vec<Op> {
-        let Self {
-            interfaces_in,
-            backends_in,
-            source_ranges_in,
-            tables,
-            pinned,
-            frontends_in,
-            vips_in,
-            service_nets,
-            vips_out,
-            frontends_out,
-            source_ranges_out,
-            backends_out,
-            interfaces_out,
-        } = self;
-        let pin_flows = if pinned.is_empty() {
-            Vec::new()
-        } else {
-            vec![Op::PinFlows(pinned)]
-        };
-        [
-            interfaces_in,
-            backends_in,
-            source_ranges_in,
-            tables,
-            pin_flows,
-            frontends_in,
-            vips_in,
-            service_nets,
-            vips_out,
-            frontends_out,
-            source_ranges_out,
-            backends_out,
-            interfaces_out,
-        ]
-        .concat()
+        pending: planner.pending,
     }
 }
 
 struct Planner<'a> {
-    before: &'a Programmed,
+    /// What is programmed; of the ports that are planned already, what will be.
+    programmed: &'a mut Programmed,
     slots: &'a [Slot],
     now: Instant,
-    next: Programmed,
     steps: Steps,
     rejections: Vec<Rejection>,
-    /// Frontends that are there in the end, by the Service port that has them.
-    kept: BTreeMap<FrontendKey, u32>,
-    /// Service ports that go on with what they have.
-    unchanged: BTreeSet<u32>,
+    pending: Changes,
+    /// Frontends that Service ports no longer have; another one may take them yet.
+    leaving: Vec<(u32, FrontendKey)>,
+    /// Backends that Service ports no longer have; their elements may be used again yet.
+    retiring: Vec<(u32, u32)>,
 }
 
 impl Planner<'_> {
-    /// What is there whatever the ports are.
-    fn elements(&mut self, desired: &Tables) {
-        let (before, next) = (self.before, &mut self.next);
-        let interfaces = Difference::new(&before.interfaces, &desired.interfaces);
-        next.interfaces.clone_from(&desired.interfaces);
-        let put = |(ifindex, interface)| Op::Put(Element::Interface(ifindex, interface));
-        self.steps.interfaces_in = interfaces.put.into_iter().map(put).collect();
-        let remove = |ifindex| Op::Remove(Key::Interface(ifindex));
-        self.steps.interfaces_out = interfaces.remove.into_iter().map(remove).collect();
+    fn devices(&mut self, desired: &Tables) {
+        let before = &mut self.programmed.interfaces;
+        for (ifindex, interface) in &desired.interfaces {
+            if before.get(ifindex) != Some(interface) {
+                let op = Op::Put(Element::Interface(*ifindex, *interface));
+                self.steps.interfaces_in.push(op);
+            }
+        }
+        for ifindex in before.keys() {
+            if !desired.interfaces.contains_key(ifindex) {
+                let op = Op::Remove(Key::Interface(*ifindex));
+                self.steps.interfaces_out.push(op);
+            }
+        }
+        before.clone_from(&desired.interfaces);
+    }
 
-        let room = before.vips_max as usize;
-        let fit: BTreeMap<_, _> = desired
-            .vips
-            .iter()
-            .take(room)
-            .map(|(a, v)| (*a, *v))
-            .collect();
-        let vips = Difference::new(&before.vips, &fit);
-        next.vips = fit;
-        let put = |(addr, vip)| Op::Put(Element::Vip(addr, vip));
-        self.steps.vips_in = vips.put.into_iter().map(put).collect();
-        let remove = |addr| Op::Remove(Key::Vip(addr));
-        self.steps.vips_out = vips.remove.into_iter().map(remove).collect();
+    fn vips(&mut self, desired: &Tables, changes: &Changes) {
+        let mut gone = Vec::new();
+        for addr in &changes.vips {
+            let before = self.programmed.vips.get(addr);
+            match desired.vips.get(addr) {
+                Some(vip) if before == Some(vip) => {}
+                Some(_) if before.is_none() && self.is_full_of_vips() => self.reject_vip(*addr),
+                Some(vip) => {
+                    self.programmed.vips.insert(*addr, *vip);
+                    let op = Op::Put(Element::Vip(*addr, *vip));
+                    self.steps.vips_in.push(op);
+                }
+                None if before.is_none() => {}
+                None => gone.push(*addr),
+            }
+        }
+        for addr in gone {
+            self.programmed.vips.remove(&addr);
+            self.steps.vips_out.push(Op::Remove(Key::Vip(addr)));
+        }
+    }
 
-        if before.service_nets != desired.service_nets {
-            next.service_nets = desired.service_nets;
+    fn is_full_of_vips(&self) -> bool {
+        self.programmed.vips.len() >= self.programmed.vips_max as usize
+    }
+
+    fn reject_vip(&mut self, addr: Addr) {
+        self.pending.vips.insert(addr);
+        self.rejections.push(Rejection {
+            object: format!("address {addr}"),
+            field: String::new(),
+            reason: "the map VIPS is full: nothing but its ports is known of it".to_owned(),
+            cause: Cause::ServiceMapFull,
+            regarding: None,
+        });
+    }
+
+    fn service_nets(&mut self, desired: &Tables) {
+        if self.programmed.service_nets != desired.service_nets {
+            self.programmed.service_nets = desired.service_nets;
             let op = Op::Put(Element::ServiceNets(desired.service_nets.into()));
             self.steps.service_nets.push(op);
         }
     }
 
-    /// Source ranges of ports: those of a port that goes on as it is stay.
-    fn source_ranges(&mut self, desired: &Tables) {
-        let wanted = |range: &SourceRange| {
-            let port = desired.ports.get(&range.service);
-            port.is_some_and(|port| port.source_ranges.contains(range))
-        };
-        let stays = |range: &SourceRange| self.unchanged.contains(&range.service) || wanted(range);
-        for range in &self.before.source_ranges {
-            if !stays(range) {
-                let op = Op::Remove(Key::SourceRange(*range));
-                self.steps.source_ranges_out.push(op);
-                self.next.source_ranges.remove(range);
-            }
-        }
-    }
-
     fn port(&mut self, id: u32, port: &Port) {
-        let new = port
-            .frontends
-            .keys()
-            .filter(|key| !self.next.frontends.contains_key(key))
-            .count();
-        if self.next.frontends.len() + new > self.next.frontends_max as usize {
+        let have = self.programmed.ports.get(&id).cloned();
+        let is_new = |key: &&FrontendKey| !self.programmed.frontends.contains_key(key);
+        let new = port.frontends.keys().filter(is_new).count();
+        if self.programmed.frontends.len() + new > self.programmed.frontends_max as usize {
             self.reject(id, port, "the map FRONTENDS is full: raise --frontends-max");
             return;
         }
-        let ranges: Vec<SourceRange> = port
-            .source_ranges
-            .difference(&self.before.source_ranges)
-            .copied()
-            .collect();
-        if self.next.source_ranges.len() + ranges.len() > self.next.source_ranges_max as usize {
+        let ranges: Vec<SourceRange> = match &have {
+            Some(have) => port
+                .source_ranges
+                .difference(&have.source_ranges)
+                .copied()
+                .collect(),
+            None => port.source_ranges.iter().copied().collect(),
+        };
+        if self.programmed.source_ranges + ranges.len() > self.programmed.source_ranges_max as usize
+        {
             self.reject(
                 id,
                 port,
@@ -219,76 +171,85 @@ impl Planner<'_> {
             );
             return;
         }
-        let Some(tables) = self.tables(id, port) else {
+        let Some(tables) = self.tables(port, have.as_ref().map(|have| &have.tables)) else {
             self.reject(id, port, "the arena SLOTS is full: raise --slots-max");
             return;
         };
-        let frontends: BTreeMap<FrontendKey, Frontend> = port
-            .frontends
-            .iter()
-            .map(|(key, spec)| (*key, frontend(id, port, spec, &tables)))
-            .collect();
-        self.write_tables(id, port, tables);
-        for range in ranges {
-            let op = Op::Put(Element::SourceRange(range));
-            self.steps.source_ranges_in.push(op);
-            self.next.source_ranges.insert(range);
-        }
+        let have = have.unwrap_or_default();
+        self.write_tables(id, port, &tables, &have.tables);
+        self.put_source_ranges(port, ranges, &have);
         for (index, backend) in &port.backends {
             self.put_backend(*index, backend);
         }
-        for (key, frontend) in frontends {
-            self.kept.insert(key, id);
-            if self.forgets(port, &key, &frontend) {
-                self.steps.pinned.insert(key, frontend);
-            }
-            if self.before.frontends.get(&key) != Some(&frontend) {
-                let op = Op::Put(Element::Frontend(key, frontend));
-                self.steps.frontends_in.push(op);
-                self.next.frontends.insert(key, frontend);
-            }
-        }
+        let unused = have
+            .backends
+            .iter()
+            .filter(|index| !port.backends.contains_key(index));
+        self.retiring.extend(unused.map(|index| (id, *index)));
+        self.put_frontends(id, port, &tables, &have);
+        let state = PortState {
+            tables,
+            frontends: port.frontends.keys().copied().collect(),
+            backends: port.backends.keys().copied().collect(),
+            source_ranges: port.source_ranges.clone(),
+        };
+        self.programmed.ports.insert(id, state);
     }
 
-    /// There is no room for what is desired.
+    /// There is no room for what is desired: the port goes on with what it has.
     fn reject(&mut self, id: u32, port: &Port, reason: &str) {
-        self.keep_as_it_is(id);
+        self.pending.ports.insert(id);
         self.rejections.push(Rejection {
             object: port.name.to_string(),
             ..Rejection::of_service(&port.name.service, Cause::ServiceMapFull, reason)
         });
     }
 
-    /// The port goes on with what it has.
-    fn keep_as_it_is(&mut self, id: u32) {
-        self.unchanged.insert(id);
-        for (key, frontend) in &self.before.frontends {
-            if frontend.service == id {
-                self.kept.insert(*key, id);
-            }
+    fn remove_port(&mut self, id: u32) {
+        let Some(state) = self.programmed.ports.remove(&id) else {
+            return;
+        };
+        let PortState {
+            tables,
+            frontends,
+            backends,
+            source_ranges,
+        } = state;
+        self.leaving
+            .extend(frontends.into_iter().map(|key| (id, key)));
+        self.retiring
+            .extend(backends.into_iter().map(|index| (id, index)));
+        for range in source_ranges {
+            self.remove_source_range(range);
+        }
+        for extent in tables.tables.into_values() {
+            self.programmed.arena.release(extent, self.now);
         }
     }
 
     /// The tables of a port: those it has, if they hold the desired sets, else places for new
     /// ones. Nothing if there is no room.
-    fn tables(&mut self, id: u32, port: &Port) -> Option<PortTables> {
+    fn tables(&mut self, port: &Port, have: Option<&PortTables>) -> Option<PortTables> {
         let wanted = wanted_sets(port);
-        let have = self.before.ports.get(&id);
         if let Some(have) = have
             && wanted.iter().all(|set| have.tables.contains_key(*set))
         {
             return Some(have.clone());
         }
-        let mut arena = self.next.arena.clone();
         let mut tables = BTreeMap::new();
         for set in wanted {
             // A table does not shrink while there are backends in it: slots that were joined
             // could not say which backend had served their flows.
             let old = self.predecessor(port, set).map_or(0, |extent| extent.bits);
             let bits = maglev::bits_for(set.len()).max(old);
-            tables.insert(set.clone(), arena.allocate(bits, self.now)?);
+            let Some(extent) = self.programmed.arena.allocate(bits, self.now) else {
+                for extent in tables.into_values() {
+                    self.programmed.arena.give_back(extent);
+                }
+                return None;
+            };
+            tables.insert(set.clone(), extent);
         }
-        self.next.arena = arena;
         Some(PortTables {
             generation: have.map_or(1, |have| have.generation.wrapping_add(1).max(1)),
             tables,
@@ -298,7 +259,7 @@ impl Planner<'_> {
     /// The table that a set's clients have used so far.
     fn predecessor(&self, port: &Port, set: &Members) -> Option<Extent> {
         port.frontends.iter().find_map(|(key, spec)| {
-            let old = self.before.frontends.get(key)?;
+            let old = self.programmed.frontends.get(key)?;
             let sides = [(spec.inside, old.inside), (spec.outside, old.outside)];
             sides
                 .into_iter()
@@ -307,9 +268,8 @@ impl Planner<'_> {
         })
     }
 
-    fn write_tables(&mut self, id: u32, port: &Port, tables: PortTables) {
-        let have = self.before.ports.get(&id);
-        if have == Some(&tables) {
+    fn write_tables(&mut self, id: u32, port: &Port, tables: &PortTables, have: &PortTables) {
+        if have == tables {
             return;
         }
         for (set, extent) in &tables.tables {
@@ -321,17 +281,63 @@ impl Planner<'_> {
             let op = Op::WriteSlots(extent.offset, content);
             self.steps.tables.push(op);
         }
-        for extent in have.iter().flat_map(|have| have.tables.values()) {
-            self.next.arena.release(*extent, self.now);
+        for extent in have.tables.values() {
+            self.programmed.arena.release(*extent, self.now);
         }
-        self.next.ports.insert(id, tables);
+    }
+
+    fn put_source_ranges(&mut self, port: &Port, new: Vec<SourceRange>, have: &PortState) {
+        self.programmed.source_ranges += new.len();
+        let put = |range| Op::Put(Element::SourceRange(range));
+        self.steps.source_ranges_in.extend(new.into_iter().map(put));
+        for range in have.source_ranges.difference(&port.source_ranges) {
+            self.remove_source_range(*range);
+        }
+    }
+
+    fn remove_source_range(&mut self, range: SourceRange) {
+        self.programmed.source_ranges -= 1;
+        let op = Op::Remove(Key::SourceRange(range));
+        self.steps.source_ranges_out.push(op);
+    }
+
+    fn put_frontends(&mut self, id: u32, port: &Port, tables: &PortTables, have: &PortState) {
+        let written = have.tables.generation != tables.generation;
+        let frontends: Vec<(FrontendKey, Frontend)> = port
+            .frontends
+            .iter()
+            .map(|(key, spec)| (*key, frontend(id, port, spec, tables)))
+            .collect();
+        // What a table's clients have used so far is read off the frontends.
+        let forgetful = frontends
+            .iter()
+            .filter(|(key, new)| self.forgets(port, key, new, written));
+        let forgetful: Vec<_> = forgetful.copied().collect();
+        self.steps.pinned.extend(forgetful);
+        for (key, frontend) in frontends {
+            let before = self.programmed.frontends.insert(key, frontend);
+            if before != Some(frontend) {
+                let op = Op::Put(Element::Frontend(key, frontend));
+                self.steps.frontends_in.push(op);
+            }
+            if let Some(before) = before.filter(|before| before.service != id)
+                && let Some(loser) = self.programmed.ports.get_mut(&before.service)
+            {
+                loser.frontends.remove(&key);
+            }
+        }
+        let gone = have
+            .frontends
+            .iter()
+            .filter(|key| !port.frontends.contains_key(key));
+        self.leaving.extend(gone.map(|key| (id, *key)));
     }
 
     /// Whether a frontend's new tables may know nothing of the backends of its flows. A table that
     /// is written now knows its predecessor; what that one knew of its own is lost, and so is all
     /// if the clients came from another table.
-    fn forgets(&self, port: &Port, key: &FrontendKey, new: &Frontend) -> bool {
-        let Some(old) = self.before.frontends.get(key) else {
+    fn forgets(&self, port: &Port, key: &FrontendKey, new: &Frontend, written: bool) -> bool {
+        let Some(old) = self.programmed.frontends.get(key) else {
             return false;
         };
         let Some(spec) = port.frontends.get(key) else {
@@ -346,12 +352,7 @@ impl Planner<'_> {
             if old_table.is_empty() || unchanged {
                 return false;
             }
-            let written_now = self
-                .before
-                .ports
-                .get(&new.service)
-                .is_none_or(|have| have.generation != new.generation);
-            let follows = written_now
+            let follows = written
                 && !new_table.is_empty()
                 && self.predecessor(port, port.members(scope)) == Some(old_table);
             let has_past = self
@@ -370,14 +371,14 @@ impl Planner<'_> {
     /// What a backend takes more than before, it takes before the tables lead to it; what it takes
     /// less, after.
     fn put_backend(&mut self, index: u32, backend: &Backend) {
-        let before = self.before.backends.get(&index);
-        let same = before.filter(|b| b.generation == backend.generation);
+        let before = self.programmed.backends.insert(index, *backend);
+        let same = before.filter(|before| before.generation == backend.generation);
         let between = same.map_or(*backend, |before| Backend {
-            state: more_alive(before, backend).state,
+            state: more_alive(&before, backend).state,
             sets: before.sets | backend.sets,
             ..*backend
         });
-        if before != Some(&between) {
+        if before != Some(between) {
             let op = Op::Put(Element::Backend(index, between));
             self.steps.backends_in.push(op);
         }
@@ -385,60 +386,32 @@ impl Planner<'_> {
             let op = Op::Put(Element::Backend(index, *backend));
             self.steps.backends_out.push(op);
         }
-        self.next.backends.insert(index, *backend);
     }
 
     fn remove_frontends(&mut self) {
-        for key in self.before.frontends.keys() {
-            if !self.kept.contains_key(key) {
-                let op = Op::Remove(Key::Frontend(*key));
+        for (id, key) in std::mem::take(&mut self.leaving) {
+            let owner = self.programmed.frontends.get(&key).map(|f| f.service);
+            if owner == Some(id) {
+                self.programmed.frontends.remove(&key);
+                let op = Op::Remove(Key::Frontend(key));
                 self.steps.frontends_out.push(op);
-                self.next.frontends.remove(key);
             }
         }
-        let (kept, arena, now) = (&self.kept, &mut self.next.arena, self.now);
-        let live: BTreeSet<u32> = kept.values().copied().collect();
-        self.next.ports.retain(|id, port| {
-            let stays = live.contains(id);
-            if !stays {
-                for extent in port.tables.values() {
-                    arena.release(*extent, now);
-                }
-            }
-            stays
-        });
     }
 
     /// Backends that no slice names any more serve no new flow; their elements stay, for the
     /// flows that they have.
-    fn retire_backends(&mut self, desired: &Tables) {
-        let mut gone = Vec::new();
-        for (index, backend) in &self.before.backends {
-            let named = desired
-                .ports
-                .get(&backend.service)
-                .is_some_and(|port| port.backends.contains_key(index));
-            let reused = self.next.backends.get(index).map(|b| b.generation);
-            if !named
-                && reused == Some(backend.generation)
-                && backend.serves()
-                && !self.unchanged.contains(&backend.service)
-            {
-                let state = BackendState::Gone as u8;
-                gone.push((
-                    *index,
-                    Backend {
-                        state,
-                        sets: 0,
-                        ..*backend
-                    },
-                ));
+    fn retire_backends(&mut self) {
+        for (id, index) in std::mem::take(&mut self.retiring) {
+            let Some(backend) = self.programmed.backends.get_mut(&index) else {
+                continue;
+            };
+            if backend.service == id && backend.serves() {
+                backend.state = BackendState::Gone as u8;
+                backend.sets = 0;
+                let op = Op::Put(Element::Backend(index, *backend));
+                self.steps.backends_out.push(op);
             }
-        }
-        for (index, backend) in gone {
-            let op = Op::Put(Element::Backend(index, backend));
-            self.steps.backends_out.push(op);
-            self.next.backends.insert(index, backend);
         }
     }
 }
@@ -450,87 +423,4 @@ fn more_alive<'a>(one: &'a Backend, other: &'a Backend) -> &'a Backend {
     } else {
         other
     }
-}
-
-/// What changes in a map.
-struct Difference<K, V> {
-    put: Vec<(K, V)>,
-    remove: Vec<K>,
-}
-
-impl<K: Ord + Copy, V: PartialEq + Copy> Difference<K, V> {
-    fn new(before: &BTreeMap<K, V>, after: &BTreeMap<K, V>) -> Self {
-        let put = after
-            .iter()
-            .filter(|(key, value)| before.get(key) != Some(value));
-        let remove = before.keys().filter(|key| !after.contains_key(key));
-        Self {
-            put: put.map(|(key, value)| (*key, *value)).collect(),
-            remove: remove.copied().collect(),
-        }
-    }
-}
-
-/// The sets of backends that a port's frontends use; an empty set needs no table.
-fn wanted_sets(port: &Port) -> BTreeSet<&Members> {
-    port.frontends
-        .values()
-        .flat_map(|spec| [spec.outside, spec.inside])
-        .map(|scope| port.members(scope))
-        .filter(|members| !members.is_empty())
-        .collect()
-}
-
-fn frontend(id: u32, port: &Port, spec: &FrontendSpec, tables: &PortTables) -> Frontend {
-    let extent = |scope| {
-        tables
-            .tables
-            .get(port.members(scope))
-            .copied()
-            .unwrap_or(Extent::EMPTY)
-    };
-    Frontend {
-        service: id,
-        generation: tables.generation,
-        outside: extent(spec.outside),
-        inside: extent(spec.inside),
-        affinity_timeout_s: spec.affinity_timeout_s,
-        flags: spec.flags,
-    }
-}
-
-/// The slots of a table, each with the backend that had it before.
-fn table(port: &Port, set: &Members, bits: u32, old: Option<(Extent, &[Slot])>) -> Vec<Slot> {
-    let (references, identities): (Vec<BackendRef>, Vec<maglev::Identity>) = set
-        .iter()
-        .filter_map(|reference| {
-            let backend = port.backends.get(&reference.index())?;
-            let (addr, port): (Addr, u16) = (backend.addr, backend.port);
-            Some((*reference, maglev::Identity { addr, port }))
-        })
-        .unzip();
-    let previous = |index: usize, current: BackendRef| -> BackendRef {
-        let Some((extent, slots)) = old else {
-            return BackendRef::NONE;
-        };
-        match slots.get(index >> bits.saturating_sub(extent.bits)) {
-            Some(slot) if slot.current == current => slot.previous,
-            Some(slot) => slot.current,
-            None => BackendRef::NONE,
-        }
-    };
-    maglev::populate(&identities, bits)
-        .into_iter()
-        .enumerate()
-        .map(|(index, owner)| {
-            let current = references
-                .get(owner as usize)
-                .copied()
-                .unwrap_or(BackendRef::NONE);
-            Slot {
-                current,
-                previous: previous(index, current),
-            }
-        })
-        .collect()
 }

@@ -11,7 +11,10 @@ use lb_common::{
 };
 
 use super::arena::Allocator;
-use crate::{dataplane::Observation, desired::Members};
+use crate::{
+    dataplane::Observation,
+    desired::{Changes, Members, Tables},
+};
 
 /// The maps' content as the agent knows it. It is the only writer; it reads them at its start,
 /// and again after an error.
@@ -21,14 +24,25 @@ pub struct Programmed {
     pub(super) backends: BTreeMap<u32, Backend>,
     pub(super) interfaces: BTreeMap<u32, Interface>,
     pub(super) vips: BTreeMap<Addr, Vip>,
-    pub(super) source_ranges: BTreeSet<SourceRange>,
     pub(super) service_nets: ServiceNets,
-    /// Tables by Service port.
-    pub(super) ports: BTreeMap<u32, PortTables>,
+    /// What belongs to each Service port.
+    pub(super) ports: BTreeMap<u32, PortState>,
+    /// Source ranges of all ports.
+    pub(super) source_ranges: usize,
     pub(super) arena: Allocator,
     pub(super) frontends_max: u32,
     pub(super) vips_max: u32,
     pub(super) source_ranges_max: u32,
+}
+
+/// What the maps hold of one Service port.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct PortState {
+    pub(super) tables: PortTables,
+    pub(super) frontends: BTreeSet<FrontendKey>,
+    /// Indexes of the backends that may have flows.
+    pub(super) backends: BTreeSet<u32>,
+    pub(super) source_ranges: BTreeSet<SourceRange>,
 }
 
 /// The look-up tables of one Service port.
@@ -57,22 +71,19 @@ impl Programmed {
             vips_max,
             source_ranges_max,
         } = observation;
-        let mut ports = BTreeMap::<u32, PortTables>::new();
-        for frontend in frontends.values() {
+        let mut ports = BTreeMap::<u32, PortState>::new();
+        for (key, frontend) in &frontends {
             let port = ports.entry(frontend.service).or_default();
-            if port.generation != frontend.generation {
-                // Half of an update: the newer half is the one that is kept.
-                if port.generation > frontend.generation {
-                    continue;
-                }
-                port.tables.clear();
-                port.generation = frontend.generation;
-            }
-            for extent in [frontend.outside, frontend.inside] {
-                if let Some(members) = members(frontend, extent, slots) {
-                    port.tables.insert(members, extent);
-                }
-            }
+            port.frontends.insert(*key);
+            port.tables.add(frontend, slots);
+        }
+        for (index, backend) in backends.iter().filter(|(_, backend)| backend.serves()) {
+            let port = ports.entry(backend.service).or_default();
+            port.backends.insert(*index);
+        }
+        for range in &source_ranges {
+            let port = ports.entry(range.service).or_default();
+            port.source_ranges.insert(*range);
         }
         let used: Vec<Extent> = frontends
             .values()
@@ -85,12 +96,22 @@ impl Programmed {
             backends,
             interfaces,
             vips,
-            source_ranges,
             service_nets,
             ports,
+            source_ranges: source_ranges.len(),
             frontends_max,
             vips_max,
             source_ranges_max,
+        }
+    }
+
+    /// All that can differ from `desired`.
+    pub(super) fn everything(&self, desired: &Tables) -> Changes {
+        let ports = desired.ports.keys().chain(self.ports.keys());
+        let vips = desired.vips.keys().chain(self.vips.keys());
+        Changes {
+            ports: ports.copied().collect(),
+            vips: vips.copied().collect(),
         }
     }
 
@@ -100,17 +121,11 @@ impl Programmed {
         &self.frontends
     }
 
-    /// The backends, by index.
-    #[must_use]
-    pub fn backends(&self) -> &BTreeMap<u32, Backend> {
-        &self.backends
-    }
-
     /// The backends that clients of this node get from a frontend.
     #[must_use]
     pub fn backends_inside(&self, frontend: &Frontend) -> BTreeSet<SocketAddr> {
         let tables = self.ports.get(&frontend.service);
-        let mut tables = tables.into_iter().flat_map(|port| &port.tables);
+        let mut tables = tables.into_iter().flat_map(|port| &port.tables.tables);
         let table = tables.find(|(_, extent)| **extent == frontend.inside);
         let members = table.into_iter().flat_map(|(members, _)| members);
         members
@@ -122,7 +137,10 @@ impl Programmed {
     /// How many elements of the maps are in use, by map.
     pub fn usage(&self) -> impl Iterator<Item = (&'static str, u64)> {
         let backends = self.backends.values().filter(|b| b.serves()).count();
-        let tables = self.ports.values().flat_map(|port| port.tables.values());
+        let tables = self
+            .ports
+            .values()
+            .flat_map(|port| port.tables.tables.values());
         let slots = tables.map(|extent| u64::from(extent.elements())).sum();
         [
             (maps::FRONTENDS, self.frontends.len() as u64),
@@ -130,9 +148,28 @@ impl Programmed {
             (maps::INTERFACES, self.interfaces.len() as u64),
             (maps::SLOTS, slots),
             (maps::VIPS, self.vips.len() as u64),
-            (maps::SOURCE_RANGES, self.source_ranges.len() as u64),
+            (maps::SOURCE_RANGES, self.source_ranges as u64),
         ]
         .into_iter()
+    }
+}
+
+impl PortTables {
+    /// Notes the tables of a frontend.
+    fn add(&mut self, frontend: &Frontend, slots: &[Slot]) {
+        if self.generation != frontend.generation {
+            // Half of an update: the newer half is the one that is kept.
+            if self.generation > frontend.generation {
+                return;
+            }
+            self.tables.clear();
+            self.generation = frontend.generation;
+        }
+        for extent in [frontend.outside, frontend.inside] {
+            if let Some(members) = members(frontend, extent, slots) {
+                self.tables.insert(members, extent);
+            }
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use lb_common::{Flow, FlowKey, Frontend, FrontendKey, Phase, Slot};
 use super::{Op, Programmed, plan};
 use crate::{
     dataplane::{Dataplane, Error},
-    desired::{Ids, NodeView, Rejection, compile},
+    desired::{Changes, Compiler, Ids, NodeView, Rejection},
     model::Model,
 };
 
@@ -16,9 +16,24 @@ use crate::{
 pub struct Reconciler<D> {
     dataplane: D,
     programmed: Programmed,
-    ids: Ids,
+    compiler: Compiler,
+    /// What there was no room for.
+    pending: Changes,
+    /// How far what is programmed can be trusted.
+    knowledge: Knowledge,
     /// Seed of the flow hash.
     seed: u32,
+}
+
+/// What the agent knows of the maps' content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Knowledge {
+    /// It is what was desired, but for what there was no room for.
+    Desired,
+    /// It was read, and may be anything.
+    Read,
+    /// An operation failed: it has to be read again.
+    Unknown,
 }
 
 /// What a turn did.
@@ -52,7 +67,9 @@ impl<D: Dataplane> Reconciler<D> {
         Ok(Self {
             dataplane,
             programmed,
-            ids,
+            compiler: Compiler::new(ids),
+            pending: Changes::default(),
+            knowledge: Knowledge::Read,
             seed,
         })
     }
@@ -69,18 +86,31 @@ impl<D: Dataplane> Reconciler<D> {
         node: &NodeView,
         now: Instant,
     ) -> Result<Outcome, Error> {
-        let (desired, mut rejections) = compile(model, node, &mut self.ids);
-        let kept = !desired.kept.is_empty();
-        let plan = plan(&self.programmed, self.dataplane.slots(), &desired, now);
-        let no_room = kept || !plan.rejections.is_empty();
-        rejections.extend(plan.rejections);
-        for op in &plan.ops {
-            if let Err(error) = self.apply(op) {
-                self.observe()?;
-                return Err(error);
-            }
+        let mut changes = self.compiler.update(model, node);
+        let desired = self.compiler.tables();
+        if self.knowledge == Knowledge::Unknown {
+            let observation = self.dataplane.observe()?;
+            self.programmed = Programmed::new(observation, self.dataplane.slots());
+            self.knowledge = Knowledge::Read;
         }
-        self.programmed = plan.next;
+        if self.knowledge == Knowledge::Read {
+            changes = self.programmed.everything(desired);
+        } else {
+            changes.ports.append(&mut self.pending.ports);
+            changes.vips.append(&mut self.pending.vips);
+        }
+        let slots = self.dataplane.slots();
+        let plan = plan(&mut self.programmed, slots, desired, &changes, now);
+        let mut rejections: Vec<_> = self.compiler.rejections().cloned().collect();
+        rejections.extend(plan.rejections);
+        let no_room = !desired.kept.is_empty() || plan.pending != Changes::default();
+        // Until all is done.
+        self.knowledge = Knowledge::Unknown;
+        for op in &plan.ops {
+            self.apply(op)?;
+        }
+        self.knowledge = Knowledge::Desired;
+        self.pending = plan.pending;
         Ok(Outcome {
             operations: plan.ops.len(),
             rejections,
@@ -88,21 +118,15 @@ impl<D: Dataplane> Reconciler<D> {
         })
     }
 
-    /// Reads the maps, where they may not hold what we wrote: the next turn starts from there.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`Dataplane::observe`].
-    pub fn observe(&mut self) -> Result<(), Error> {
-        let observation = self.dataplane.observe()?;
-        self.programmed = Programmed::new(observation, self.dataplane.slots());
-        Ok(())
-    }
-
     /// What the maps hold.
     #[must_use]
     pub fn programmed(&self) -> &Programmed {
         &self.programmed
+    }
+
+    /// Reads the maps in the next turn, where they may not hold what we wrote.
+    pub fn forget(&mut self) {
+        self.knowledge = Knowledge::Unknown;
     }
 
     /// The data plane.

@@ -1,205 +1,182 @@
+use lb_common::{backend::sets, protocol};
+use proptest::prelude::*;
+
 use super::*;
-use crate::{
-    desired::fixture::{
-        CLUSTER_IP, desired, endpoint, failing, frontend, ip, local_endpoint, model, node, port,
-        service, terminating,
-    },
-    model::{Algorithm, Endpoint, TrafficPolicy},
+use crate::desired::{
+    FrontendSpec, Members, Port,
+    fixture::{compile, endpoint, histories, ip, model, name, node, port, service},
 };
 
-const ACTIVE: u8 = BackendState::Active as u8;
-const TERMINATING: u8 = BackendState::Terminating as u8;
-const GONE: u8 = BackendState::Gone as u8;
-
-/// States and sets of a port's backends, in the order of their addresses.
-fn states(port: &Port) -> Vec<(u8, u8)> {
-    let mut backends: Vec<_> = port.backends.values().collect();
-    backends.sort_unstable_by_key(|backend| backend.addr);
-    backends.iter().map(|b| (b.state, b.sets)).collect()
+/// A Service port without the numbers that it has been given.
+#[derive(Debug, PartialEq)]
+struct Named {
+    frontends: BTreeMap<FrontendKey, FrontendSpec>,
+    /// Address, port, state, sets, whether it is here.
+    backends: BTreeSet<(Addr, u16, u8, u8, u8)>,
+    cluster: BTreeSet<Addr>,
+    local: BTreeSet<Addr>,
+    source_ranges: BTreeSet<(u32, Addr)>,
 }
 
-fn node_port_service(external_policy: TrafficPolicy) -> Service {
-    let mut service = service();
-    service.kind = ServiceKind::NodePort;
-    service.external_policy = external_policy;
-    service.ports[0].node_port = 30_080;
-    service
-}
-
-#[test]
-fn s15_the_last_local_endpoint_stays_active_for_local_clients_only() {
-    let endpoints = || {
-        let local = local_endpoint("10.244.1.1");
-        [terminating(local), endpoint("10.244.2.1")]
+fn named(tables: &Tables) -> BTreeMap<PortName, Named> {
+    let of = |(id, port): (&u32, &Port)| {
+        let addrs = |members: &Members| {
+            let backends = members.iter().map(|member| port.backends[&member.index()]);
+            backends.map(|backend| backend.addr).collect()
+        };
+        let backends = port.backends.values().map(|b| {
+            assert_eq!(b.service, *id);
+            (b.addr, b.port, b.state, b.sets, b.local)
+        });
+        let ranges = port.source_ranges.iter().map(|range| {
+            assert_eq!(range.service, *id);
+            (range.prefix_len, range.addr)
+        });
+        let named = Named {
+            frontends: port.frontends.clone(),
+            backends: backends.collect(),
+            cluster: addrs(&port.cluster),
+            local: addrs(&port.local),
+            source_ranges: ranges.collect(),
+        };
+        (port.name.clone(), named)
     };
-    let states = |policy| {
-        let (tables, _) = desired(node_port_service(policy), endpoints(), &node());
-        states(frontend(&tables, CLUSTER_IP, 80).0)
+    tables.ports.iter().map(of).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn s63_tables_do_not_depend_on_their_history(history in histories()) {
+        let mut compiler = Compiler::new(Ids::new(1024));
+        for (model, node) in &history {
+            let before = compiler.tables().clone();
+            let changes = compiler.update(model, node);
+            let tables = compiler.tables();
+            let (fresh, rejections) = compile(model, node);
+            prop_assert_eq!(named(tables), named(&fresh));
+            prop_assert_eq!(&tables.vips, &fresh.vips);
+            prop_assert_eq!(&tables.service_nets, &fresh.service_nets);
+            prop_assert_eq!(&tables.kept, &BTreeSet::new());
+            let ours: BTreeSet<_> = compiler.rejections().cloned().collect();
+            prop_assert_eq!(ours, rejections.into_iter().collect::<BTreeSet<_>>());
+            // What has changed is told.
+            let ids = before.ports.keys().chain(tables.ports.keys()).copied();
+            let different = ids.filter(|id| before.ports.get(id) != tables.ports.get(id));
+            prop_assert_eq!(changes.ports, different.collect::<BTreeSet<_>>());
+            let addrs = before.vips.keys().chain(tables.vips.keys()).copied();
+            let mut different = addrs.filter(|a| before.vips.get(a) != tables.vips.get(a));
+            prop_assert!(different.all(|addr| changes.vips.contains(&addr)));
+        }
+    }
+
+    #[test]
+    fn s20_no_frontend_is_two_ports_and_every_backend_is_in_its_sets(history in histories()) {
+        let mut compiler = Compiler::new(Ids::new(1024));
+        for (model, node) in &history {
+            compiler.update(model, node);
+            let mut seen = BTreeSet::new();
+            for port in compiler.tables().ports.values() {
+                for key in port.frontends.keys() {
+                    prop_assert!(seen.insert(*key), "{key:?} twice");
+                }
+                for (set, bit) in [(&port.cluster, sets::CLUSTER), (&port.local, sets::LOCAL)] {
+                    let members: BTreeSet<u32> = set.iter().map(|m| m.index()).collect();
+                    let say_so = port.backends.iter().filter(|(_, b)| b.sets & bit != 0);
+                    prop_assert_eq!(members, say_so.map(|(index, _)| *index).collect());
+                }
+                prop_assert!(port.backends.values().all(|b| b.is_active() == (b.sets != 0)));
+            }
+        }
+    }
+}
+
+#[test]
+fn s12_equal_objects_change_nothing() {
+    let build = || model([("web", service(), vec![endpoint("10.244.2.1")])]);
+    let mut compiler = Compiler::new(Ids::new(64));
+    let first = compiler.update(&build(), &node());
+    assert_eq!((first.ports.len(), first.vips.len()), (1, 1));
+    assert_eq!(compiler.update(&build(), &node()), Changes::default());
+}
+
+#[test]
+fn s63_a_changed_service_compiles_no_other() {
+    let web = |addr: &str| ("web", service(), vec![endpoint(addr)]);
+    let other = || {
+        let mut other = service();
+        other.cluster_ips = vec![ip("10.96.0.2")];
+        ("other", other, vec![endpoint("10.244.2.9")])
     };
-    assert_eq!(
-        states(TrafficPolicy::Local),
-        [(ACTIVE, sets::LOCAL), (ACTIVE, sets::CLUSTER)]
-    );
-    assert_eq!(
-        states(TrafficPolicy::Cluster),
-        [(TERMINATING, 0), (ACTIVE, sets::CLUSTER)]
-    );
+    let mut compiler = Compiler::new(Ids::new(64));
+    compiler.update(&model([web("10.244.2.1"), other()]), &node());
+    let changes = compiler.update(&model([web("10.244.2.2"), other()]), &node());
+    let names = changes
+        .ports
+        .iter()
+        .map(|id| &compiler.tables().ports[id].name.service);
+    assert_eq!(names.collect::<Vec<_>>(), [&name("web")]);
 }
 
 #[test]
-fn s15_a_backend_says_in_which_sets_it_is() {
-    let endpoints = [local_endpoint("10.244.1.1"), endpoint("10.244.2.1")];
-    let service = node_port_service(TrafficPolicy::Local);
-    let (tables, _) = desired(service, endpoints, &node());
-    let (port, _) = frontend(&tables, CLUSTER_IP, 80);
-    assert_eq!(
-        states(port),
-        [
-            (ACTIVE, sets::CLUSTER | sets::LOCAL),
-            (ACTIVE, sets::CLUSTER)
-        ]
-    );
-}
-
-#[track_caller]
-fn check_states(protocol: u8, endpoints: impl IntoIterator<Item = Endpoint>, expected: &[u8]) {
-    let mut service = service();
-    service.ports = vec![port(protocol)];
-    let (tables, _) = desired(service, endpoints, &node());
-    let (port, _) = frontend(&tables, CLUSTER_IP, 80);
-    let states: Vec<u8> = states(port).into_iter().map(|(state, _)| state).collect();
-    assert_eq!(states, expected);
-}
-
-#[test]
-fn s59_a_udp_flow_leaves_an_endpoint_that_does_not_serve_if_another_does() {
-    let endpoints = || [failing(endpoint("10.244.2.1")), endpoint("10.244.2.2")];
-    check_states(protocol::UDP, endpoints(), &[GONE, ACTIVE]);
-    check_states(protocol::TCP, endpoints(), &[TERMINATING, ACTIVE]);
-}
-
-#[test]
-fn s59_an_endpoint_that_serves_keeps_its_udp_flows_while_it_terminates() {
-    let endpoints = [terminating(endpoint("10.244.2.1")), endpoint("10.244.2.2")];
-    check_states(protocol::UDP, endpoints, &[TERMINATING, ACTIVE]);
-}
-
-#[test]
-fn s59_udp_flows_stay_where_they_are_while_no_endpoint_serves() {
-    let endpoints = [
-        failing(endpoint("10.244.2.1")),
-        failing(endpoint("10.244.2.2")),
-    ];
-    check_states(protocol::UDP, endpoints, &[TERMINATING, TERMINATING]);
-}
-
-/// Flags of the cluster address's frontend and of the node port's.
-fn flags_of(service: Service, endpoints: impl IntoIterator<Item = Endpoint>) -> [u32; 2] {
-    let (tables, rejections) = desired(service, endpoints, &node());
-    assert_eq!(rejections, []);
-    let flags = |(addr, number)| frontend(&tables, addr, number).1.flags;
-    [(CLUSTER_IP, 80), ("192.168.0.1", 30_080)].map(flags)
-}
-
-#[test]
-fn s31_policies_are_told_by_side() {
-    let mut service = node_port_service(TrafficPolicy::Local);
-    let endpoints = || [endpoint("10.244.2.1")];
-    let has = flags::HAS_ENDPOINTS;
-    assert_eq!(
-        flags_of(service.clone(), endpoints()),
-        [has, has | flags::NODE_PORT | flags::OUTSIDE_LOCAL],
-        "inside the node the external policy does not bind"
-    );
-    service.external_policy = TrafficPolicy::Cluster;
-    service.internal_policy = TrafficPolicy::Local;
-    assert_eq!(
-        flags_of(service, endpoints()),
-        [
-            has | flags::OUTSIDE_LOCAL | flags::INSIDE_LOCAL,
-            has | flags::NODE_PORT
-        ],
-        "the internal policy binds at the cluster address only"
-    );
-}
-
-#[test]
-fn s41_a_port_without_a_usable_endpoint_anywhere_is_told_from_one_without_a_local_one() {
-    let service = || node_port_service(TrafficPolicy::Local);
-    let has = |endpoints: &[Endpoint]| {
-        let [_, flags] = flags_of(service(), endpoints.to_vec());
-        flags & flags::HAS_ENDPOINTS != 0
-    };
-    assert!(!has(&[]));
-    assert!(!has(&[failing(endpoint("10.244.2.1"))]));
-    assert!(has(&[endpoint("10.244.2.1")]));
-    assert!(has(&[terminating(endpoint("10.244.2.1"))]));
-}
-
-#[test]
-fn s19_an_algorithm_by_chance_is_told() {
-    let mut service = node_port_service(TrafficPolicy::Cluster);
-    service.algorithm = Algorithm::Random;
-    let [inner, outer] = flags_of(service, [endpoint("10.244.2.1")]);
-    assert_ne!(inner & flags::RANDOM, 0);
-    assert_ne!(outer & flags::RANDOM, 0);
-}
-
-#[test]
-fn s49_all_frontends_of_a_port_share_one_number_and_its_timeout() {
-    let mut service = node_port_service(TrafficPolicy::Cluster);
-    service.affinity_timeout_s = Some(600);
-    let (tables, _) = desired(service, [endpoint("10.244.2.1")], &node());
-    assert_eq!(tables.ports.len(), 1);
-    let port = tables.ports.values().next().unwrap();
-    assert_eq!(port.frontends.len(), 2);
-    let timeouts = port.frontends.values().map(|spec| spec.affinity_timeout_s);
-    assert!(timeouts.into_iter().all(|timeout| timeout == 600));
-}
-
-#[test]
-fn s44_addresses_of_services_are_noted_and_those_of_the_node_are_not() {
-    let mut service = node_port_service(TrafficPolicy::Cluster);
-    service.external_ips = ["203.0.113.2", "10.244.1.1"].map(ip).into();
-    service.load_balancer_ips = ["203.0.113.1", "192.168.0.1"].map(ip).into();
-    let vips = |endpoints: &[Endpoint]| {
-        let (tables, _) = desired(service.clone(), endpoints.to_vec(), &node());
-        let vips = tables.vips.iter();
-        vips.map(|(addr, vip)| (addr.to_string(), vip.flags))
-            .collect::<Vec<_>>()
-    };
-    let expected = |cluster_ip, external| {
-        let vips = [
-            (CLUSTER_IP, cluster_ip),
-            ("203.0.113.1", external),
-            ("203.0.113.2", external),
-        ];
-        vips.map(|(addr, flags)| (addr.to_owned(), flags))
-    };
-    let (cluster_ip, served) = (vip::flags::CLUSTER_IP, vip::flags::SERVED);
-    assert_eq!(vips(&[]), expected(cluster_ip, 0));
-    assert_eq!(
-        vips(&[endpoint("10.244.2.1")]),
-        expected(cluster_ip | served, served)
-    );
-}
-
-#[test]
-fn s29_an_address_is_served_if_a_port_of_any_service_there_is() {
-    let external = |cluster_ip: &str, number| {
+fn s63_a_frontend_that_comes_free_goes_to_the_next_who_wants_it() {
+    let wanting = |cluster_ip: &str| {
         let mut service = service();
         service.cluster_ips = vec![ip(cluster_ip)];
         service.external_ips = vec![ip("203.0.113.2")];
-        service.ports[0].port = number;
         service
     };
-    let services = [
-        ("a", external("10.96.0.1", 80), vec![endpoint("10.244.2.1")]),
-        ("b", external("10.96.0.2", 81), vec![]),
-    ];
-    let (tables, rejections) = compile(&model(services), &node(), &mut Ids::new(64));
-    assert_eq!(rejections, []);
-    let served = |addr: &str| tables.vips[&ip(addr).into()].has(vip::flags::SERVED);
-    assert!(served("203.0.113.2") && served("10.96.0.1"));
-    assert!(!served("10.96.0.2"));
+    let first = || ("a", wanting("10.96.0.1"), vec![]);
+    let second = || ("b", wanting("10.96.0.2"), vec![]);
+    let mut compiler = Compiler::new(Ids::new(64));
+    compiler.update(&model([first(), second()]), &node());
+    assert_eq!(compiler.rejections().count(), 1);
+    compiler.update(&model([second()]), &node());
+    assert_eq!(compiler.rejections().count(), 0);
+    let key = FrontendKey::new(ip("203.0.113.2").into(), 80, protocol::TCP);
+    let mut ports = compiler.tables().ports.values();
+    assert!(ports.any(|port| port.frontends.contains_key(&key)));
+    compiler.update(&model([first(), second()]), &node());
+    let told: Vec<_> = compiler.rejections().map(ToString::to_string).collect();
+    assert_eq!(
+        told,
+        ["Service default/b: 203.0.113.2:80/TCP is taken by default/a"]
+    );
+}
+
+#[test]
+fn s18_another_zone_compiles_everything() {
+    let hinted = |addr: &str, zone: &str| {
+        let mut endpoint = endpoint(addr);
+        endpoint.for_zones.insert(zone.into());
+        endpoint
+    };
+    let endpoints = vec![hinted("10.244.2.1", "a"), hinted("10.244.2.2", "b")];
+    let model = model([("web", service(), endpoints)]);
+    let mut compiler = Compiler::new(Ids::new(64));
+    let mut chosen = |zone: &str| {
+        let zone = Some(zone.to_owned());
+        compiler.update(&model, &NodeView { zone, ..node() });
+        let named = named(compiler.tables());
+        named.into_values().next().unwrap().cluster
+    };
+    assert_eq!(chosen("a"), [ip("10.244.2.1").into()].into());
+    assert_eq!(chosen("b"), [ip("10.244.2.2").into()].into());
+}
+
+#[test]
+fn s59_a_port_that_returns_finds_its_backends_numbers() {
+    let with = |protocols: &[u8]| {
+        let mut service = service();
+        service.ports = protocols.iter().map(|protocol| port(*protocol)).collect();
+        model([("web", service, vec![endpoint("10.244.2.1")])])
+    };
+    let mut compiler = Compiler::new(Ids::new(64));
+    compiler.update(&with(&[protocol::TCP, protocol::UDP]), &node());
+    let before = compiler.tables().clone();
+    compiler.update(&with(&[protocol::TCP]), &node());
+    assert_eq!(compiler.tables().ports.len(), 1);
+    let (id, port) = compiler.tables().ports.iter().next().unwrap();
+    assert_eq!(before.ports.get(id), Some(port));
 }

@@ -5,8 +5,8 @@ use lb_common::protocol;
 use super::*;
 use crate::{
     desired::{
-        ExternalIps, Ids, Rejection, Tables, compile,
-        fixture::{CLUSTER_IP, desired, endpoint, ip, model, node, port, service},
+        ExternalIps, Rejection, Tables,
+        fixture::{CLUSTER_IP, compile, desired, endpoint, ip, model, node, port, service},
     },
     model::ServiceKind,
 };
@@ -215,7 +215,7 @@ fn s25_a_cluster_address_of_another_service_is_refused_whoever_comes_first() {
             (of_thief, thief(), vec![endpoint("10.244.2.1")]),
             (of_owner, service(), vec![endpoint("10.244.2.2")]),
         ];
-        let (tables, rejections) = compile(&model(services), &node(), &mut Ids::new(64));
+        let (tables, rejections) = compile(&model(services), &node());
         let owned = ["10.96.0.1:80/TCP", "10.96.0.2:80/TCP"].map(str::to_owned);
         assert_eq!(dialled(&tables), owned.into());
         let key = FrontendKey::new(ip(CLUSTER_IP).into(), 80, protocol::TCP);
@@ -282,10 +282,19 @@ fn s28_two_services_that_want_one_external_address_and_port_do_not_share_it() {
         ("a", external("10.96.0.1"), vec![endpoint("10.244.2.1")]),
         ("b", external("10.96.0.2"), vec![endpoint("10.244.2.2")]),
     ];
-    let (_, rejections) = compile(&model(services), &node(), &mut Ids::new(64));
+    let (_, rejections) = compile(&model(services), &node());
     let told: Vec<_> = rejections.iter().map(ToString::to_string).collect();
     assert_eq!(
         told,
         ["Service default/b: 203.0.113.2:80/TCP is taken by default/a"]
     );
+}
+
+#[test]
+fn s7_of_two_ports_with_one_name_the_first_is_served() {
+    let mut service = service();
+    service.ports.push(service.ports[0].clone());
+    service.ports[1].port = 81;
+    let reason = "tcp: another port has this name";
+    check_refused(service, &node(), "spec.ports", reason);
 }

@@ -150,3 +150,15 @@ fn s46_ranges_are_those_of_their_port_alone() {
     }
     assert!(tables.vips[&ip(VIP).into()].has(vip::flags::SERVED));
 }
+
+#[test]
+fn s48_clients_are_filtered_whether_or_not_there_are_endpoints() {
+    let mut service = service();
+    service.load_balancer_ips = vec![ip(VIP)];
+    service.source_ranges = vec!["198.51.100.0/24".parse().unwrap()];
+    let (tables, _) = desired(service, [], &node());
+    let (port, spec) = frontend(&tables, VIP, 80);
+    assert_eq!(spec.flags & flags::HAS_ENDPOINTS, 0);
+    assert_ne!(spec.flags & flags::SOURCE_RANGES, 0);
+    assert_eq!(port.source_ranges.len(), 1);
+}
