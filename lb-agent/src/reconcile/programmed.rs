@@ -1,9 +1,13 @@
 //! What the maps hold, in the terms of a plan.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+};
 
 use lb_common::{
     Addr, Backend, Extent, Frontend, FrontendKey, Interface, ServiceNets, Slot, SourceRange, Vip,
+    maps,
 };
 
 use super::arena::Allocator;
@@ -99,6 +103,50 @@ impl Programmed {
             vips_max,
             source_ranges_max,
         }
+    }
+
+    /// What is served, by frontend.
+    #[must_use]
+    pub fn frontends(&self) -> &BTreeMap<FrontendKey, Frontend> {
+        &self.frontends
+    }
+
+    /// The backends, by index.
+    #[must_use]
+    pub fn backends(&self) -> &BTreeMap<u32, Backend> {
+        &self.backends
+    }
+
+    /// The backends that clients of this node get from a frontend.
+    #[must_use]
+    pub fn backends_inside(&self, frontend: &Frontend) -> BTreeSet<SocketAddr> {
+        let port = self.ports.get(&frontend.service);
+        let mut tables = port.into_iter().flat_map(|port| &port.tables.tables);
+        let table = tables.find(|(_, extent)| **extent == frontend.inside);
+        let members = table.into_iter().flat_map(|(members, _)| members);
+        members
+            .filter_map(|member| self.backends.get(&member.index()))
+            .map(|backend| SocketAddr::new(backend.addr.to_ip(), backend.port))
+            .collect()
+    }
+
+    /// How many elements of the maps are in use, by map.
+    pub fn usage(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let backends = self.backends.values().filter(|b| b.serves()).count();
+        let tables = self
+            .ports
+            .values()
+            .flat_map(|port| port.tables.tables.values());
+        let slots = tables.map(|extent| u64::from(extent.elements())).sum();
+        [
+            (maps::FRONTENDS, self.frontends.len() as u64),
+            (maps::BACKENDS, backends as u64),
+            (maps::INTERFACES, self.interfaces.len() as u64),
+            (maps::SLOTS, slots),
+            (maps::VIPS, self.vips.len() as u64),
+            (maps::SOURCE_RANGES, self.source_ranges as u64),
+        ]
+        .into_iter()
     }
 
     /// All that can differ from `desired`.

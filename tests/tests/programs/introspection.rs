@@ -125,7 +125,7 @@ fn frontends_are_dumped_with_the_names_of_their_fields() {
             );
             assert!(frontend["generation"].as_u64().unwrap() >= 1, "{frontend}");
         }
-        assert_eq!([&cluster_ip["flags"], &node_port["flags"]], [0, 1]);
+        assert_eq!([&cluster_ip["flags"], &node_port["flags"]], [8, 9]);
     }
 }
 
