@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 
 use super::Agent;
 use crate::{
@@ -87,7 +87,10 @@ impl Agent {
             ?canaries,
             "packets are not translated as they should be; reading the maps"
         );
-        self.reconciler.forget();
+        if let Err(error) = self.reconciler.observe() {
+            let error: &dyn std::error::Error = &error;
+            error!(error, "cannot read the maps");
+        }
         true
     }
 

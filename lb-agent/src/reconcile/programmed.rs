@@ -105,27 +105,23 @@ impl Programmed {
         }
     }
 
-    /// All that can differ from `desired`.
-    pub(super) fn everything(&self, desired: &Tables) -> Changes {
-        let ports = desired.ports.keys().chain(self.ports.keys());
-        let vips = desired.vips.keys().chain(self.vips.keys());
-        Changes {
-            ports: ports.copied().collect(),
-            vips: vips.copied().collect(),
-        }
-    }
-
     /// What is served, by frontend.
     #[must_use]
     pub fn frontends(&self) -> &BTreeMap<FrontendKey, Frontend> {
         &self.frontends
     }
 
+    /// The backends, by index.
+    #[must_use]
+    pub fn backends(&self) -> &BTreeMap<u32, Backend> {
+        &self.backends
+    }
+
     /// The backends that clients of this node get from a frontend.
     #[must_use]
     pub fn backends_inside(&self, frontend: &Frontend) -> BTreeSet<SocketAddr> {
-        let tables = self.ports.get(&frontend.service);
-        let mut tables = tables.into_iter().flat_map(|port| &port.tables.tables);
+        let port = self.ports.get(&frontend.service);
+        let mut tables = port.into_iter().flat_map(|port| &port.tables.tables);
         let table = tables.find(|(_, extent)| **extent == frontend.inside);
         let members = table.into_iter().flat_map(|(members, _)| members);
         members
@@ -151,6 +147,16 @@ impl Programmed {
             (maps::SOURCE_RANGES, self.source_ranges as u64),
         ]
         .into_iter()
+    }
+
+    /// All that can differ from `desired`.
+    pub(super) fn everything(&self, desired: &Tables) -> Changes {
+        let ports = desired.ports.keys().chain(self.ports.keys());
+        let vips = desired.vips.keys().chain(self.vips.keys());
+        Changes {
+            ports: ports.copied().collect(),
+            vips: vips.copied().collect(),
+        }
     }
 }
 

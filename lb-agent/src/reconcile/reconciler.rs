@@ -87,12 +87,10 @@ impl<D: Dataplane> Reconciler<D> {
         now: Instant,
     ) -> Result<Outcome, Error> {
         let mut changes = self.compiler.update(model, node);
-        let desired = self.compiler.tables();
         if self.knowledge == Knowledge::Unknown {
-            let observation = self.dataplane.observe()?;
-            self.programmed = Programmed::new(observation, self.dataplane.slots());
-            self.knowledge = Knowledge::Read;
+            self.observe()?;
         }
+        let desired = self.compiler.tables();
         if self.knowledge == Knowledge::Read {
             changes = self.programmed.everything(desired);
         } else {
@@ -118,15 +116,22 @@ impl<D: Dataplane> Reconciler<D> {
         })
     }
 
-    /// What the maps hold.
+    /// Reads the maps, where they may not hold what we wrote: the next turn starts from there.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Dataplane::observe`].
+    pub fn observe(&mut self) -> Result<(), Error> {
+        let observation = self.dataplane.observe()?;
+        self.programmed = Programmed::new(observation, self.dataplane.slots());
+        self.knowledge = Knowledge::Read;
+        Ok(())
+    }
+
+    /// What the maps hold; after a turn that failed, what they would if it had not.
     #[must_use]
     pub fn programmed(&self) -> &Programmed {
         &self.programmed
-    }
-
-    /// Reads the maps in the next turn, where they may not hold what we wrote.
-    pub fn forget(&mut self) {
-        self.knowledge = Knowledge::Unknown;
     }
 
     /// The data plane.

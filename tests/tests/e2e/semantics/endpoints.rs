@@ -36,7 +36,13 @@ fn s13_s14_s34_terminating_endpoints_serve_where_there_is_no_other() {
     let local = || Service::new(1, []).with(json!({"externalTrafficPolicy": "Local"}));
     let (ready, terminating, not_ready) =
         (Endpoint::ready, Endpoint::terminating, Endpoint::not_ready);
-    let table: [(Vec<Endpoint>, &[usize], &[usize], &str); 4] = [
+    type Row = (
+        Vec<Endpoint>,
+        &'static [usize],
+        &'static [usize],
+        &'static str,
+    );
+    let table: [Row; 4] = [
         (
             vec![ready(0), terminating(1), ready(2)],
             &[0, 2],

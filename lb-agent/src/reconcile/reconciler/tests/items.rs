@@ -8,7 +8,7 @@ use super::{
     Reconciler, SEED, Sample, admitted, cluster_ip, empty, model, node, sample, service, slice,
 };
 use crate::{
-    dataplane::{Dataplane as _, memory::Memory},
+    dataplane::{Dataplane as _, Key, memory::Memory},
     model::{Model, ObjectName, Slice},
 };
 
@@ -197,4 +197,23 @@ fn s46_source_ranges_without_room_are_rejected_by_name_and_the_service_goes_on_a
         ["default/service-0/TCP (IPv4)", "address 203.0.113.0"]
     );
     assert_eq!(admitted(&reconciler.dataplane), before);
+}
+
+#[test]
+fn s63_what_others_changed_in_the_maps_is_made_good_once_they_are_read() {
+    let mut reconciler = empty();
+    let model = model(&[sample(0, [1, 2]), sample(1, [3])]);
+    let now = Instant::now();
+    reconciler.reconcile(&model, &node(), now).unwrap();
+    let before = reconciler.dataplane.maps().clone();
+    let removed = Key::Frontend(cluster_key());
+    reconciler.dataplane.remove(&removed).unwrap();
+    reconciler.observe().unwrap();
+    reconciler.reconcile(&model, &node(), now).unwrap();
+    assert_eq!(
+        reconciler.dataplane.maps().frontends.len(),
+        before.frontends.len()
+    );
+    let again = reconciler.reconcile(&model, &node(), now).unwrap();
+    assert_eq!(again.operations, 0);
 }
