@@ -33,6 +33,7 @@ mod controller;
 pub mod faults;
 mod http;
 mod kubeconfig;
+mod kubelet;
 mod pause;
 mod seed;
 mod server;
@@ -42,5 +43,6 @@ mod tls;
 
 pub use self::behaviour::{Behaviour, Gone};
 pub use self::http::Query;
+pub use self::kubelet::{Kubelet, Kubelets, Running};
 pub use self::server::{ApiServer, Builder};
 pub use self::shared::Request;

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
@@ -17,6 +18,7 @@ use super::connections;
 use super::controller::Controllers;
 use super::faults::Faults;
 use super::kubeconfig::kubeconfig;
+use super::kubelet::{self, Kubelet, Kubelets};
 use super::seed;
 use super::shared::{Request, Shared};
 use super::store::object::{fields_mut, items, metadata_mut, text};
@@ -260,6 +262,13 @@ impl ApiServer {
         self.shared.requests()
     }
 
+    /// Waits until `condition` holds, looking whenever an object changes or a request comes;
+    /// false if it does not in time.
+    #[must_use]
+    pub fn wait_until(&self, timeout: Duration, condition: impl FnMut() -> bool) -> bool {
+        self.shared.wait_until(timeout, condition)
+    }
+
     /// Forgets the requests so far.
     pub fn forget_requests(&self) {
         self.shared.forget_requests();
@@ -402,8 +411,19 @@ impl ApiServer {
     /// When there is none.
     pub fn delete(&self, kind: Kind, namespace: &str, name: &str) -> Result<Deletion> {
         let name = Name::new(namespace, name);
-        let deletion = self.shared.delete(kind, &name, &DeleteOptions::default());
+        let options = DeleteOptions::default();
+        let delete = |store: &mut Store, now| store.delete(kind, &name, &options, now);
+        let deletion = self.shared.write(delete);
         deletion.with_context(|| format!("delete {kind} {name}"))
+    }
+
+    /// Lets `kubelet` run all pods that come without an address. Deleted pods stay until it has
+    /// stopped them only if [`Behaviour::pod_removal`] is `None`.
+    ///
+    /// # Errors
+    /// When there is no thread for it.
+    pub fn employ(&self, kubelet: impl Kubelet) -> Result<Kubelets> {
+        kubelet::employ(&self.shared, kubelet)
     }
 
     /// Stores whatever it is, as no real server would.

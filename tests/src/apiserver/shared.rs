@@ -1,7 +1,7 @@
 //! What all connections of a server share.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use tokio::runtime::Handle;
@@ -11,7 +11,9 @@ use super::behaviour::Behaviour;
 use super::controller::Controllers;
 use super::faults::Faults;
 use super::http::Query;
-use super::store::{DeleteOptions, Deletion, Kind, Name, Status, Store};
+use super::pause::pause;
+use super::store::object::is_terminating;
+use super::store::{Change, DeleteOptions, Kind, Name, Store};
 
 /// A request that came.
 #[derive(Clone, Debug)]
@@ -38,6 +40,9 @@ pub(super) struct Shared {
     /// Which connections are served: those of this epoch; none, while it is closed.
     pub(super) epoch: watch::Sender<Epoch>,
     runtime: Handle,
+    /// How often something happened: a change, or a request.
+    activity: Mutex<u64>,
+    active: Condvar,
 }
 
 /// A time between two interruptions.
@@ -69,7 +74,39 @@ impl Shared {
             requests: Mutex::default(),
             epoch: watch::Sender::new(Epoch::default()),
             runtime,
+            activity: Mutex::default(),
+            active: Condvar::new(),
         }
+    }
+
+    /// Waits until `condition` holds, looking whenever something happens; false if it does not
+    /// in time.
+    pub(super) fn wait_until(
+        &self,
+        timeout: Duration,
+        mut condition: impl FnMut() -> bool,
+    ) -> bool {
+        let deadline = Instant::now() + timeout;
+        loop {
+            let seen = *lock(&self.activity);
+            if condition() {
+                return true;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            let quiet = |activity: &mut u64| *activity == seen;
+            drop(
+                self.active
+                    .wait_timeout_while(lock(&self.activity), left, quiet),
+            );
+        }
+    }
+
+    fn stir(&self) {
+        *lock(&self.activity) += 1;
+        self.active.notify_all();
     }
 
     /// Looks at the objects.
@@ -78,7 +115,7 @@ impl Shared {
     }
 
     /// Changes objects; controllers have done their part when this returns.
-    pub(super) fn write<T>(&self, change: impl FnOnce(&mut Store, Timestamp) -> T) -> T {
+    pub(super) fn write<T>(self: &Arc<Self>, change: impl FnOnce(&mut Store, Timestamp) -> T) -> T {
         let mut inner = lock(&self.store);
         let Inner { store, controllers } = &mut *inner;
         let now = Timestamp::now();
@@ -87,33 +124,33 @@ impl Shared {
         controllers.follow(store, before, now);
         // Under the lock, so that versions never seem to go back.
         self.revision.send_replace(store.revision());
+        self.stir();
+        if let Some(after) = self.behaviour().pod_removal {
+            self.remove_later(store, before, after);
+        }
         result
     }
 
-    /// Deletes an object. A pod may take a while.
-    pub(super) fn delete(
-        self: &Arc<Self>,
-        kind: Kind,
-        name: &Name,
-        options: &DeleteOptions,
-    ) -> Result<Deletion, Status> {
-        let deletion = self.write(|store, now| store.delete(kind, name, options, now))?;
-        if let (Deletion::Terminating(object), Kind::Pod) = (&deletion, kind)
-            && let Some(after) = self.behaviour().pod_removal
-        {
+    /// Lets pods go that have begun to terminate after the version `since`.
+    fn remove_later(self: &Arc<Self>, store: &Store, since: u64, after: Duration) {
+        let changes = store.changes(Kind::Pod, since).into_iter().flatten();
+        let begun = changes.filter_map(|Change { before, after, .. }| {
+            let is_new = !before.as_ref().is_some_and(|pod| is_terminating(pod));
+            after.as_ref().filter(|pod| is_new && is_terminating(pod))
+        });
+        for pod in begun {
             let options = DeleteOptions {
                 grace: Some(0),
-                uid: object["metadata"]["uid"].as_str().map(str::to_owned),
+                uid: pod["metadata"]["uid"].as_str().map(str::to_owned),
                 version: None,
             };
-            let (shared, name) = (Arc::clone(self), name.clone());
+            let (shared, name) = (Arc::clone(self), Name::of(pod));
             self.runtime.spawn(async move {
-                super::pause::pause(after).await;
+                pause(after).await;
                 // Somebody else may have removed it meanwhile.
-                let _ = shared.write(|store, now| store.delete(kind, &name, &options, now));
+                let _ = shared.write(|store, now| store.delete(Kind::Pod, &name, &options, now));
             });
         }
-        Ok(deletion)
     }
 
     /// Tells of changes of objects.
@@ -131,6 +168,7 @@ impl Shared {
 
     pub(super) fn note(&self, request: Request) {
         lock(&self.requests).push(request);
+        self.stir();
     }
 
     pub(super) fn requests(&self) -> Vec<Request> {

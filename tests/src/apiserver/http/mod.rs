@@ -2,6 +2,7 @@
 
 mod body;
 mod call;
+mod decode;
 mod discovery;
 mod encode;
 mod objects;

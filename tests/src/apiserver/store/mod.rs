@@ -102,6 +102,20 @@ impl Store {
         self.table(kind).objects.iter()
     }
 
+    /// Those of a namespace whose names begin with `prefix`.
+    pub fn prefixed(
+        &self,
+        kind: Kind,
+        namespace: &str,
+        prefix: &str,
+    ) -> impl Iterator<Item = (&Name, &Object)> {
+        let first = Name::new(namespace, prefix);
+        let rest = self.table(kind).objects.range(first.clone()..);
+        rest.take_while(move |(name, _)| {
+            name.namespace == first.namespace && name.name.starts_with(&first.name)
+        })
+    }
+
     /// What happened to objects of a kind after `revision`.
     ///
     /// # Errors
