@@ -17,6 +17,7 @@ use super::behaviour::Behaviour;
 use super::connections;
 use super::controller::Controllers;
 use super::faults::Faults;
+use super::http::view;
 use super::kubeconfig::kubeconfig;
 use super::kubelet::{self, Kubelet, Kubelets};
 use super::seed;
@@ -287,11 +288,18 @@ impl ApiServer {
         });
     }
 
-    /// Serves again.
+    /// Keeps all connections, and each that comes, without a word, as if the machine had stopped.
+    pub fn freeze(&self) {
+        let epoch = &self.shared.epoch;
+        epoch.send_modify(|epoch| epoch.is_frozen = true);
+    }
+
+    /// Serves again: new connections, and those that were frozen.
     pub fn open(&self) {
-        self.shared
-            .epoch
-            .send_modify(|epoch| epoch.is_closed = false);
+        self.shared.epoch.send_modify(|epoch| {
+            epoch.is_closed = false;
+            epoch.is_frozen = false;
+        });
     }
 
     /// Forgets all history.
@@ -331,11 +339,12 @@ impl ApiServer {
     ///
     /// # Errors
     /// What the server says against it.
-    pub fn apply(&self, mut object: Value) -> Result<Object> {
+    pub fn apply(&self, object: Value) -> Result<Object> {
         let (version, kind) = (text(&object, "/apiVersion"), text(&object, "/kind"));
         let resource = Resource::of(version, kind)
             .with_context(|| format!("no resource has objects of {version} {kind}"))?;
         let kind = resource.storage;
+        let mut object = view::stored(resource, object);
         if resource.is_namespaced && text(&object, "/metadata/namespace").is_empty() {
             metadata_mut(&mut object).insert("namespace".to_owned(), json!("default"));
         }

@@ -37,7 +37,7 @@ pub(super) struct Shared {
     requests: Mutex<Vec<Request>>,
     /// The version of the last change.
     revision: watch::Sender<u64>,
-    /// Which connections are served: those of this epoch; none, while it is closed.
+    /// Which connections are served.
     pub(super) epoch: watch::Sender<Epoch>,
     runtime: Handle,
     /// How often something happened: a change, or a request.
@@ -51,6 +51,8 @@ pub(super) struct Epoch {
     pub(super) number: u64,
     /// Whether connections are refused.
     pub(super) is_closed: bool,
+    /// Whether connections stay as they are, and nothing is read or written.
+    pub(super) is_frozen: bool,
 }
 
 #[derive(Debug)]
@@ -97,10 +99,8 @@ impl Shared {
                 return false;
             }
             let quiet = |activity: &mut u64| *activity == seen;
-            drop(
-                self.active
-                    .wait_timeout_while(lock(&self.activity), left, quiet),
-            );
+            let activity = lock(&self.activity);
+            drop(self.active.wait_timeout_while(activity, left, quiet));
         }
     }
 

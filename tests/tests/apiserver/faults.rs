@@ -113,6 +113,19 @@ fn a_silent_server_keeps_the_connection_until_all_are_ended() {
 }
 
 #[test]
+fn a_frozen_server_says_nothing_and_goes_on_when_it_thaws() {
+    let server = server();
+    server.freeze();
+    std::thread::scope(|scope| {
+        let asking = scope.spawn(|| get(&server, SERVICES));
+        let pause = Duration::from_millis(50);
+        assert!(!server.wait_until(pause, || asking.is_finished()));
+        server.open();
+        assert_eq!(asking.join().unwrap().code, 200);
+    });
+}
+
+#[test]
 fn streams_end_in_all_ways() {
     let all = ["ADDED", "ADDED", "ADDED", "BOOKMARK", "BOOKMARK"];
     let server = server();

@@ -97,40 +97,42 @@ async fn selectors_choose_objects() {
     assert!(matches!(error, Error::Api(status) if status.code == 400));
 }
 
-#[tokio::test]
-async fn objects_are_created_replaced_patched_and_deleted() {
-    let server = ApiServer::builder().tls().start().unwrap();
-    let services: Api<Service> = Api::default_namespaced(client(&server).await);
-    let new: Service = serde_json::from_value(service("a")).unwrap();
-    let created = services.create(&PostParams::default(), &new).await.unwrap();
-    assert_eq!(
-        created.spec.as_ref().unwrap().type_.as_deref(),
-        Some("ClusterIP")
-    );
-    let again = services
-        .create(&PostParams::default(), &new)
-        .await
-        .unwrap_err();
-    assert!(matches!(again, Error::Api(status) if status.reason == "AlreadyExists"));
+async fn default_services(server: &ApiServer) -> Api<Service> {
+    Api::default_namespaced(client(server).await)
+}
 
+#[tokio::test]
+async fn objects_are_created_once_and_replaced_in_their_version() {
+    let server = ApiServer::builder().bare().tls().start().unwrap();
+    let services = default_services(&server).await;
+    let params = PostParams::default();
+    let new: Service = serde_json::from_value(service("a")).unwrap();
+    let created = services.create(&params, &new).await.unwrap();
+    let spec = created.spec.as_ref().unwrap();
+    assert_eq!(spec.type_.as_deref(), Some("ClusterIP"));
+    let again = services.create(&params, &new).await.unwrap_err();
+    assert!(matches!(again, Error::Api(status) if status.reason == "AlreadyExists"));
     let mut changed = created.clone();
     changed.spec.as_mut().unwrap().type_ = Some("LoadBalancer".to_owned());
-    services
-        .replace("a", &PostParams::default(), &changed)
-        .await
-        .unwrap();
-    let stale = services
-        .replace("a", &PostParams::default(), &created)
-        .await
-        .unwrap_err();
+    services.replace("a", &params, &changed).await.unwrap();
+    let stale = services.replace("a", &params, &created).await.unwrap_err();
     assert!(matches!(stale, Error::Api(status) if status.code == 409));
+}
 
+#[tokio::test]
+async fn objects_are_patched_in_all_ways() {
+    let server = server();
+    let mut balancer = service("a");
+    balancer["spec"]["type"] = json!("LoadBalancer");
+    server.apply(balancer).unwrap();
+    let services = default_services(&server).await;
+    let params = PatchParams::default();
     let status = json!({"status": {"loadBalancer": {"ingress": [{"ip": "10.77.0.5"}]}}});
     let patched = services
-        .patch_status("a", &PatchParams::default(), &Patch::Merge(&status))
-        .await;
+        .patch_status("a", &params, &Patch::Merge(&status))
+        .await
+        .unwrap();
     let ingress = patched
-        .unwrap()
         .status
         .unwrap()
         .load_balancer
@@ -138,10 +140,10 @@ async fn objects_are_created_replaced_patched_and_deleted() {
         .ingress
         .unwrap();
     assert_eq!(ingress[0].ip.as_deref(), Some("10.77.0.5"));
-
-    let patch = json!({"apiVersion": "v1", "kind": "Service", "spec": {"ports": [{"port": 81, "name": "b"}]}});
+    let ports = json!([{"port": 81, "name": "b"}]);
+    let patch = json!({"apiVersion": "v1", "kind": "Service", "spec": {"ports": ports}});
     let wrong = services
-        .patch("a", &PatchParams::default(), &Patch::Strategic(&patch))
+        .patch("a", &params, &Patch::Strategic(&patch))
         .await;
     // The port that is there already has no name, and of two each must have one.
     assert!(matches!(wrong, Err(Error::Api(status)) if status.code == 422));
@@ -151,16 +153,20 @@ async fn objects_are_created_replaced_patched_and_deleted() {
         .await
         .unwrap();
     assert_eq!(applied.name_any(), "b");
+}
 
-    services
-        .delete("a", &DeleteParams::default())
-        .await
-        .unwrap();
+#[tokio::test]
+async fn objects_are_deleted_one_by_one_and_together() {
+    let server = server();
+    for name in ["a", "b", "c"] {
+        server.apply(service(name)).unwrap();
+    }
+    let services = default_services(&server).await;
+    let params = DeleteParams::default();
+    services.delete("a", &params).await.unwrap();
     assert!(services.get_opt("a").await.unwrap().is_none());
-    services
-        .delete_collection(&DeleteParams::default(), &ListParams::default())
-        .await
-        .unwrap();
+    let others = ListParams::default();
+    services.delete_collection(&params, &others).await.unwrap();
     assert!(server.list(Kind::Service).is_empty());
 }
 

@@ -11,7 +11,7 @@ mod route;
 mod scale;
 mod sink;
 mod table;
-mod view;
+pub(super) mod view;
 mod watch;
 
 use std::io;
