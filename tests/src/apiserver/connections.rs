@@ -9,35 +9,23 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::oneshot;
 use tokio_rustls::TlsAcceptor;
 
 use super::http;
 use super::pause::pause;
 use super::shared::Shared;
 
-/// Accepts connections until `stop` says something or is dropped.
-pub(super) async fn accept(
-    listener: TcpListener,
-    tls: Option<TlsAcceptor>,
-    shared: Arc<Shared>,
-    stop: oneshot::Receiver<()>,
-) {
-    let forever = async {
-        loop {
-            let Ok((stream, _)) = listener.accept().await else {
-                // The client has given it up, or there are too many files.
-                pause(Duration::from_millis(1)).await;
-                continue;
-            };
-            if !shared.epoch.borrow().is_closed {
-                tokio::spawn(serve(stream, tls.clone(), Arc::clone(&shared)));
-            }
+/// Accepts connections as long as the server lives.
+pub(super) async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, shared: Arc<Shared>) {
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            // The client has given it up, or there are too many files.
+            pause(Duration::from_millis(1)).await;
+            continue;
+        };
+        if !shared.epoch.borrow().is_closed {
+            tokio::spawn(serve(stream, tls.clone(), Arc::clone(&shared)));
         }
-    };
-    tokio::select! {
-        () = forever => {}
-        _ = stop => {}
     }
 }
 

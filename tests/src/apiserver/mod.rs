@@ -28,6 +28,7 @@
 //! field is whose; there are no `managedFields`.
 
 mod behaviour;
+mod builder;
 mod connections;
 mod controller;
 pub mod faults;
@@ -42,7 +43,8 @@ pub mod store;
 mod tls;
 
 pub use self::behaviour::{Behaviour, Gone};
+pub use self::builder::Builder;
 pub use self::http::Query;
 pub use self::kubelet::{Kubelet, Kubelets, Running};
-pub use self::server::{ApiServer, Builder};
+pub use self::server::ApiServer;
 pub use self::shared::Request;

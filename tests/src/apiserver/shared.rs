@@ -1,13 +1,16 @@
 //! What all connections of a server share.
 
+use std::net::TcpListener;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
 
 use super::behaviour::Behaviour;
+use super::connections;
 use super::controller::Controllers;
 use super::faults::Faults;
 use super::http::Query;
@@ -63,11 +66,12 @@ struct Inner {
 
 impl Shared {
     pub(super) fn new(
-        store: Store,
+        mut store: Store,
         controllers: Controllers,
         behaviour: Behaviour,
         runtime: Handle,
     ) -> Self {
+        store.let_pods_linger(behaviour.has_lingering_pods());
         Self {
             revision: watch::Sender::new(store.revision()),
             store: Mutex::new(Inner { store, controllers }),
@@ -102,6 +106,17 @@ impl Shared {
             let activity = lock(&self.activity);
             drop(self.active.wait_timeout_while(activity, left, quiet));
         }
+    }
+
+    /// Serves whoever connects to `listener`, which does not block.
+    pub(super) fn listen(self: &Arc<Self>, listener: TcpListener, tls: Option<TlsAcceptor>) {
+        let shared = Arc::clone(self);
+        self.runtime.spawn(async move {
+            // Only what is no socket at all could fail here.
+            if let Ok(listener) = tokio::net::TcpListener::from_std(listener) {
+                connections::accept(listener, tls, shared).await;
+            }
+        });
     }
 
     fn stir(&self) {
@@ -163,7 +178,13 @@ impl Shared {
     }
 
     pub(super) fn behave(&self, change: impl FnOnce(&mut Behaviour)) {
-        change(&mut lock(&self.behaviour));
+        let pods_linger = {
+            let mut behaviour = lock(&self.behaviour);
+            change(&mut behaviour);
+            behaviour.has_lingering_pods()
+        };
+        // Whoever holds both locks takes the store's first.
+        lock(&self.store).store.let_pods_linger(pods_linger);
     }
 
     pub(super) fn note(&self, request: Request) {

@@ -17,6 +17,7 @@ mod lists;
 mod plain;
 mod raw;
 mod recorded;
+mod sockets;
 mod watches;
 
 /// How long anything may take.
@@ -26,7 +27,7 @@ const DEADLINE: Duration = Duration::from_secs(20);
 async fn client(server: &ApiServer) -> Client {
     // A second installation fails and changes nothing.
     let _installed = rustls::crypto::ring::default_provider().install_default();
-    let kubeconfig = Kubeconfig::from_yaml(server.kubeconfig()).unwrap();
+    let kubeconfig = Kubeconfig::from_yaml(&server.kubeconfig()).unwrap();
     let options = KubeConfigOptions::default();
     let config = Config::from_custom_kubeconfig(kubeconfig, &options).await;
     Client::try_from(config.unwrap()).unwrap()

@@ -135,6 +135,11 @@ impl Store {
         }
     }
 
+    /// Lets deleted pods stay from now on, or not.
+    pub fn let_pods_linger(&mut self, pods_linger: bool) {
+        self.settings.pods_linger = pods_linger;
+    }
+
     /// Lets the counter go on by `count`, as changes of other kinds do.
     pub fn skip(&mut self, count: u64) {
         self.revision += count;
