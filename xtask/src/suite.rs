@@ -18,7 +18,7 @@ pub(crate) const AGENT: &str = "LB_AGENT_BIN";
 /// A part of the tests.
 #[derive(Clone, Copy, ValueEnum)]
 pub(crate) enum Suite {
-    /// What needs no kernel: lb-common, lb-agent, xtask.
+    /// What needs no kernel: lb-common, lb-agent, the stand-in of an API server, xtask.
     Unit,
     /// What the agent asks of the kernel, and the kernel programs, packet by packet
     /// (`BPF_PROG_TEST_RUN`); needs root.
@@ -34,6 +34,7 @@ impl Suite {
         match self {
             Self::Unit => &[
                 "-p lb-common --features lb-common/alloc -p lb-agent --lib --bins",
+                "-p lb-tests --test apiserver",
                 "-p xtask",
             ],
             Self::Programs => &[

@@ -44,3 +44,10 @@ impl Default for Behaviour {
         }
     }
 }
+
+impl Behaviour {
+    /// Whether a deleted pod stays for a while.
+    pub(super) fn has_lingering_pods(&self) -> bool {
+        self.pod_removal.is_none_or(|after| !after.is_zero())
+    }
+}

@@ -1,45 +1,38 @@
 //! Accepting connections.
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::oneshot;
 use tokio_rustls::TlsAcceptor;
 
 use super::http;
+use super::pause::pause;
 use super::shared::Shared;
 
-/// Accepts connections until `stop` says something or is dropped.
-pub(super) async fn accept(
-    listener: TcpListener,
-    tls: Option<TlsAcceptor>,
-    shared: Arc<Shared>,
-    stop: oneshot::Receiver<()>,
-) {
-    let forever = async {
-        loop {
-            // What fails is a connection that its client has given up.
-            let Ok((stream, _)) = listener.accept().await else {
-                continue;
-            };
-            if !shared.epoch.borrow().is_closed {
-                tokio::spawn(serve(stream, tls.clone(), Arc::clone(&shared)));
-            }
+/// Accepts connections as long as the server lives.
+pub(super) async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, shared: Arc<Shared>) {
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            // The client has given it up, or there are too many files.
+            pause(Duration::from_millis(1)).await;
+            continue;
+        };
+        if !shared.epoch.borrow().is_closed {
+            tokio::spawn(serve(stream, tls.clone(), Arc::clone(&shared)));
         }
-    };
-    tokio::select! {
-        () = forever => {}
-        _ = stop => {}
     }
 }
 
 /// Serves a connection until one of the sides has enough, or the epoch ends.
 async fn serve(stream: TcpStream, tls: Option<TlsAcceptor>, shared: Arc<Shared>) {
     let mut epoch = shared.epoch.subscribe();
+    let number = epoch.borrow().number;
     // Small events go out at once.
     let _ = stream.set_nodelay(true);
     let serving = async {
@@ -53,9 +46,16 @@ async fn serve(stream: TcpStream, tls: Option<TlsAcceptor>, shared: Arc<Shared>)
             }
         }
     };
-    tokio::select! {
-        () = serving => {}
-        _ = epoch.changed() => {}
+    let mut serving = pin!(serving);
+    loop {
+        let now = *epoch.borrow_and_update();
+        if now.number != number || now.is_closed {
+            return;
+        }
+        tokio::select! {
+            () = &mut serving, if !now.is_frozen => return,
+            changed = epoch.changed() => if changed.is_err() { return },
+        }
     }
 }
 

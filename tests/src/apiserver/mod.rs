@@ -28,11 +28,13 @@
 //! field is whose; there are no `managedFields`.
 
 mod behaviour;
+mod builder;
 mod connections;
 mod controller;
 pub mod faults;
 mod http;
 mod kubeconfig;
+mod kubelet;
 mod pause;
 mod seed;
 mod server;
@@ -41,6 +43,8 @@ pub mod store;
 mod tls;
 
 pub use self::behaviour::{Behaviour, Gone};
+pub use self::builder::Builder;
 pub use self::http::Query;
-pub use self::server::{ApiServer, Builder};
+pub use self::kubelet::{Kubelet, Kubelets, Running};
+pub use self::server::ApiServer;
 pub use self::shared::Request;

@@ -1,10 +1,11 @@
 //! A running server, as tests hold it.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
@@ -13,176 +14,16 @@ use tokio::runtime;
 use tokio::sync::oneshot;
 
 use super::behaviour::Behaviour;
-use super::connections;
+use super::builder::Builder;
 use super::controller::Controllers;
 use super::faults::Faults;
+use super::http::view;
 use super::kubeconfig::kubeconfig;
-use super::seed;
+use super::kubelet::{self, Kubelet, Kubelets};
 use super::shared::{Request, Shared};
 use super::store::object::{fields_mut, items, metadata_mut, text};
-use super::store::{
-    DeleteOptions, Deletion, Kind, Name, Object, Part, Resource, Settings, Status, Store,
-};
+use super::store::{DeleteOptions, Deletion, Kind, Name, Object, Part, Resource, Store};
 use super::tls::Identity;
-
-/// A server that is to be started.
-#[derive(Debug)]
-pub struct Builder {
-    address: SocketAddr,
-    listener: Option<TcpListener>,
-    has_tls: bool,
-    has_seed: bool,
-    has_slices: bool,
-    behaviour: Behaviour,
-    settings: Settings,
-}
-
-impl Default for Builder {
-    fn default() -> Self {
-        Self {
-            address: (Ipv4Addr::LOCALHOST, 0).into(),
-            listener: None,
-            has_tls: false,
-            has_seed: true,
-            has_slices: true,
-            behaviour: Behaviour::default(),
-            settings: Settings::default(),
-        }
-    }
-}
-
-impl Builder {
-    /// Listens to this address; port 0 is any that is free.
-    #[must_use]
-    pub fn address(self, address: SocketAddr) -> Self {
-        Self { address, ..self }
-    }
-
-    /// Listens to this socket, which may be of another network namespace.
-    #[must_use]
-    pub fn listener(self, listener: TcpListener) -> Self {
-        Self {
-            listener: Some(listener),
-            ..self
-        }
-    }
-
-    /// Speaks HTTPS, with a certificate from an authority that only its kubeconfig knows.
-    #[must_use]
-    pub fn tls(self) -> Self {
-        Self {
-            has_tls: true,
-            ..self
-        }
-    }
-
-    /// Starts without the objects that each cluster has: only with the namespace `default`.
-    #[must_use]
-    pub fn bare(self) -> Self {
-        Self {
-            has_seed: false,
-            ..self
-        }
-    }
-
-    /// Leaves EndpointSlices to whoever writes them.
-    #[must_use]
-    pub fn without_slices(self) -> Self {
-        Self {
-            has_slices: false,
-            ..self
-        }
-    }
-
-    /// Behaves like this.
-    #[must_use]
-    pub fn behaviour(self, behaviour: Behaviour) -> Self {
-        Self { behaviour, ..self }
-    }
-
-    /// Remembers so many changes of each kind.
-    #[must_use]
-    pub fn history_limit(mut self, limit: usize) -> Self {
-        self.settings.history_limit = limit;
-        self
-    }
-
-    /// Starts it.
-    ///
-    /// # Errors
-    /// When it cannot listen.
-    pub fn start(self) -> Result<ApiServer> {
-        let listener = match self.listener {
-            Some(listener) => listener,
-            None => TcpListener::bind(self.address)
-                .with_context(|| format!("listen to {}", self.address))?,
-        };
-        listener.set_nonblocking(true)?;
-        let address = listener.local_addr()?;
-        let identity = self
-            .has_tls
-            .then(|| Identity::generate(&[address.ip(), Ipv4Addr::LOCALHOST.into()]));
-        let identity = identity.transpose()?;
-        let runtime = runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        let settings = Settings {
-            pods_linger: self
-                .behaviour
-                .pod_removal
-                .is_none_or(|after| !after.is_zero()),
-            ..self.settings
-        };
-        let store =
-            new_store(settings, self.has_seed, address).context("make the first objects")?;
-        let controllers = Controllers::new(self.has_slices);
-        let handle = runtime.handle().clone();
-        let shared = Arc::new(Shared::new(store, controllers, self.behaviour, handle));
-        let (stop, stopped) = oneshot::channel();
-        let scheme = if identity.is_some() { "https" } else { "http" };
-        let (acceptor, authority) = identity.map(|it| (it.acceptor, it.authority)).unzip();
-        let url = format!("{scheme}://{address}");
-        let directory = tempfile::tempdir().context("make a directory for the kubeconfig")?;
-        let kubeconfig = kubeconfig(&url, authority.as_deref());
-        fs::write(directory.path().join("kubeconfig"), &kubeconfig)?;
-        let of_thread = Arc::clone(&shared);
-        let thread = thread::Builder::new()
-            .name("apiserver".to_owned())
-            .spawn(move || {
-                runtime.block_on(async {
-                    // Only what is no socket at all could fail here.
-                    if let Ok(listener) = tokio::net::TcpListener::from_std(listener) {
-                        connections::accept(listener, acceptor, of_thread, stopped).await;
-                    }
-                });
-            })?;
-        Ok(ApiServer {
-            shared,
-            address,
-            url,
-            kubeconfig,
-            directory,
-            stop: Some(stop),
-            thread: Some(thread),
-        })
-    }
-}
-
-fn new_store(settings: Settings, has_seed: bool, address: SocketAddr) -> Result<Store, Status> {
-    let networks: Vec<_> = settings
-        .service_networks
-        .iter()
-        .map(ToString::to_string)
-        .collect();
-    let mut store = Store::empty(settings);
-    if has_seed {
-        seed::plant(&mut store, address, &networks)?;
-    } else {
-        let namespace = json!({"metadata": {"name": "default"}});
-        store.create(Kind::Namespace, namespace, jiff::Timestamp::now())?;
-    }
-    Ok(store)
-}
 
 /// A running server. It ends when this is dropped.
 ///
@@ -192,13 +33,61 @@ pub struct ApiServer {
     shared: Arc<Shared>,
     address: SocketAddr,
     url: String,
-    kubeconfig: String,
+    identity: Option<Identity>,
     directory: TempDir,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl ApiServer {
+    /// A server without a listener.
+    pub(super) fn new(
+        address: SocketAddr,
+        identity: Option<Identity>,
+        (store, controllers): (Store, Controllers),
+        behaviour: Behaviour,
+    ) -> Result<Self> {
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let handle = runtime.handle().clone();
+        let shared = Arc::new(Shared::new(store, controllers, behaviour, handle));
+        let directory = tempfile::tempdir().context("make a directory for the kubeconfig")?;
+        let (stop, stopped) = oneshot::channel::<()>();
+        let thread = thread::Builder::new().name("apiserver".to_owned());
+        let thread = thread.spawn(move || {
+            // Both ends of it mean the same.
+            let _ = runtime.block_on(stopped);
+        })?;
+        let scheme = if identity.is_some() { "https" } else { "http" };
+        let server = Self {
+            shared,
+            address,
+            url: format!("{scheme}://{address}"),
+            identity,
+            directory,
+            stop: Some(stop),
+            thread: Some(thread),
+        };
+        fs::write(server.kubeconfig_path(), server.kubeconfig())?;
+        Ok(server)
+    }
+
+    /// Listens to one more socket, which may be of another network namespace.
+    ///
+    /// # Errors
+    /// When it is none that can be listened to.
+    pub fn listen(&self, listener: TcpListener) -> Result<SocketAddr> {
+        let address = listener.local_addr()?;
+        listener.set_nonblocking(true)?;
+        let tls = self
+            .identity
+            .as_ref()
+            .map(|identity| identity.acceptor.clone());
+        self.shared.listen(listener, tls);
+        Ok(address)
+    }
+
     /// Starts one on a free port of the loopback, without TLS.
     ///
     /// # Errors
@@ -227,11 +116,22 @@ impl ApiServer {
 
     /// A kubeconfig for its clients.
     #[must_use]
-    pub fn kubeconfig(&self) -> &str {
-        &self.kubeconfig
+    pub fn kubeconfig(&self) -> String {
+        self.kubeconfig_at(self.address)
     }
 
-    /// The file that the kubeconfig stands in, as long as the server lives.
+    /// A kubeconfig for clients that reach it at another address.
+    #[must_use]
+    pub fn kubeconfig_at(&self, address: SocketAddr) -> String {
+        match &self.identity {
+            Some(Identity { authority, .. }) => {
+                kubeconfig(&format!("https://{address}"), Some(authority))
+            }
+            None => kubeconfig(&format!("http://{address}"), None),
+        }
+    }
+
+    /// The file that its kubeconfig stands in, as long as the server lives.
     #[must_use]
     pub fn kubeconfig_path(&self) -> PathBuf {
         self.directory.path().join("kubeconfig")
@@ -260,6 +160,13 @@ impl ApiServer {
         self.shared.requests()
     }
 
+    /// Waits until `condition` holds, looking whenever an object changes or a request comes;
+    /// false if it does not in time.
+    #[must_use]
+    pub fn wait_until(&self, timeout: Duration, condition: impl FnMut() -> bool) -> bool {
+        self.shared.wait_until(timeout, condition)
+    }
+
     /// Forgets the requests so far.
     pub fn forget_requests(&self) {
         self.shared.forget_requests();
@@ -278,11 +185,18 @@ impl ApiServer {
         });
     }
 
-    /// Serves again.
+    /// Keeps all connections, and each that comes, without a word, as if the machine had stopped.
+    pub fn freeze(&self) {
+        let epoch = &self.shared.epoch;
+        epoch.send_modify(|epoch| epoch.is_frozen = true);
+    }
+
+    /// Serves again: new connections, and those that were frozen.
     pub fn open(&self) {
-        self.shared
-            .epoch
-            .send_modify(|epoch| epoch.is_closed = false);
+        self.shared.epoch.send_modify(|epoch| {
+            epoch.is_closed = false;
+            epoch.is_frozen = false;
+        });
     }
 
     /// Forgets all history.
@@ -322,11 +236,12 @@ impl ApiServer {
     ///
     /// # Errors
     /// What the server says against it.
-    pub fn apply(&self, mut object: Value) -> Result<Object> {
+    pub fn apply(&self, object: Value) -> Result<Object> {
         let (version, kind) = (text(&object, "/apiVersion"), text(&object, "/kind"));
         let resource = Resource::of(version, kind)
             .with_context(|| format!("no resource has objects of {version} {kind}"))?;
         let kind = resource.storage;
+        let mut object = view::stored(resource, object);
         if resource.is_namespaced && text(&object, "/metadata/namespace").is_empty() {
             metadata_mut(&mut object).insert("namespace".to_owned(), json!("default"));
         }
@@ -402,8 +317,19 @@ impl ApiServer {
     /// When there is none.
     pub fn delete(&self, kind: Kind, namespace: &str, name: &str) -> Result<Deletion> {
         let name = Name::new(namespace, name);
-        let deletion = self.shared.delete(kind, &name, &DeleteOptions::default());
+        let options = DeleteOptions::default();
+        let delete = |store: &mut Store, now| store.delete(kind, &name, &options, now);
+        let deletion = self.shared.write(delete);
         deletion.with_context(|| format!("delete {kind} {name}"))
+    }
+
+    /// Lets `kubelet` run all pods that come without an address. Deleted pods stay until it has
+    /// stopped them only if [`Behaviour::pod_removal`] is `None`.
+    ///
+    /// # Errors
+    /// When there is no thread for it.
+    pub fn employ(&self, kubelet: impl Kubelet) -> Result<Kubelets> {
+        kubelet::employ(&self.shared, kubelet)
     }
 
     /// Stores whatever it is, as no real server would.

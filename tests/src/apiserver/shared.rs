@@ -1,17 +1,22 @@
 //! What all connections of a server share.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::net::TcpListener;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
 
 use super::behaviour::Behaviour;
+use super::connections;
 use super::controller::Controllers;
 use super::faults::Faults;
 use super::http::Query;
-use super::store::{DeleteOptions, Deletion, Kind, Name, Status, Store};
+use super::pause::pause;
+use super::store::object::is_terminating;
+use super::store::{Change, DeleteOptions, Kind, Name, Store};
 
 /// A request that came.
 #[derive(Clone, Debug)]
@@ -35,9 +40,12 @@ pub(super) struct Shared {
     requests: Mutex<Vec<Request>>,
     /// The version of the last change.
     revision: watch::Sender<u64>,
-    /// Which connections are served: those of this epoch; none, while it is closed.
+    /// Which connections are served.
     pub(super) epoch: watch::Sender<Epoch>,
     runtime: Handle,
+    /// How often something happened: a change, or a request.
+    activity: Mutex<u64>,
+    active: Condvar,
 }
 
 /// A time between two interruptions.
@@ -46,6 +54,8 @@ pub(super) struct Epoch {
     pub(super) number: u64,
     /// Whether connections are refused.
     pub(super) is_closed: bool,
+    /// Whether connections stay as they are, and nothing is read or written.
+    pub(super) is_frozen: bool,
 }
 
 #[derive(Debug)]
@@ -56,11 +66,12 @@ struct Inner {
 
 impl Shared {
     pub(super) fn new(
-        store: Store,
+        mut store: Store,
         controllers: Controllers,
         behaviour: Behaviour,
         runtime: Handle,
     ) -> Self {
+        store.let_pods_linger(behaviour.has_lingering_pods());
         Self {
             revision: watch::Sender::new(store.revision()),
             store: Mutex::new(Inner { store, controllers }),
@@ -69,7 +80,48 @@ impl Shared {
             requests: Mutex::default(),
             epoch: watch::Sender::new(Epoch::default()),
             runtime,
+            activity: Mutex::default(),
+            active: Condvar::new(),
         }
+    }
+
+    /// Waits until `condition` holds, looking whenever something happens; false if it does not
+    /// in time.
+    pub(super) fn wait_until(
+        &self,
+        timeout: Duration,
+        mut condition: impl FnMut() -> bool,
+    ) -> bool {
+        let deadline = Instant::now() + timeout;
+        loop {
+            let seen = *lock(&self.activity);
+            if condition() {
+                return true;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            let quiet = |activity: &mut u64| *activity == seen;
+            let activity = lock(&self.activity);
+            drop(self.active.wait_timeout_while(activity, left, quiet));
+        }
+    }
+
+    /// Serves whoever connects to `listener`, which does not block.
+    pub(super) fn listen(self: &Arc<Self>, listener: TcpListener, tls: Option<TlsAcceptor>) {
+        let shared = Arc::clone(self);
+        self.runtime.spawn(async move {
+            // Only what is no socket at all could fail here.
+            if let Ok(listener) = tokio::net::TcpListener::from_std(listener) {
+                connections::accept(listener, tls, shared).await;
+            }
+        });
+    }
+
+    fn stir(&self) {
+        *lock(&self.activity) += 1;
+        self.active.notify_all();
     }
 
     /// Looks at the objects.
@@ -78,7 +130,7 @@ impl Shared {
     }
 
     /// Changes objects; controllers have done their part when this returns.
-    pub(super) fn write<T>(&self, change: impl FnOnce(&mut Store, Timestamp) -> T) -> T {
+    pub(super) fn write<T>(self: &Arc<Self>, change: impl FnOnce(&mut Store, Timestamp) -> T) -> T {
         let mut inner = lock(&self.store);
         let Inner { store, controllers } = &mut *inner;
         let now = Timestamp::now();
@@ -87,33 +139,33 @@ impl Shared {
         controllers.follow(store, before, now);
         // Under the lock, so that versions never seem to go back.
         self.revision.send_replace(store.revision());
+        self.stir();
+        if let Some(after) = self.behaviour().pod_removal {
+            self.remove_later(store, before, after);
+        }
         result
     }
 
-    /// Deletes an object. A pod may take a while.
-    pub(super) fn delete(
-        self: &Arc<Self>,
-        kind: Kind,
-        name: &Name,
-        options: &DeleteOptions,
-    ) -> Result<Deletion, Status> {
-        let deletion = self.write(|store, now| store.delete(kind, name, options, now))?;
-        if let (Deletion::Terminating(object), Kind::Pod) = (&deletion, kind)
-            && let Some(after) = self.behaviour().pod_removal
-        {
+    /// Lets pods go that have begun to terminate after the version `since`.
+    fn remove_later(self: &Arc<Self>, store: &Store, since: u64, after: Duration) {
+        let changes = store.changes(Kind::Pod, since).into_iter().flatten();
+        let begun = changes.filter_map(|Change { before, after, .. }| {
+            let is_new = !before.as_ref().is_some_and(|pod| is_terminating(pod));
+            after.as_ref().filter(|pod| is_new && is_terminating(pod))
+        });
+        for pod in begun {
             let options = DeleteOptions {
                 grace: Some(0),
-                uid: object["metadata"]["uid"].as_str().map(str::to_owned),
+                uid: pod["metadata"]["uid"].as_str().map(str::to_owned),
                 version: None,
             };
-            let (shared, name) = (Arc::clone(self), name.clone());
+            let (shared, name) = (Arc::clone(self), Name::of(pod));
             self.runtime.spawn(async move {
-                super::pause::pause(after).await;
+                pause(after).await;
                 // Somebody else may have removed it meanwhile.
-                let _ = shared.write(|store, now| store.delete(kind, &name, &options, now));
+                let _ = shared.write(|store, now| store.delete(Kind::Pod, &name, &options, now));
             });
         }
-        Ok(deletion)
     }
 
     /// Tells of changes of objects.
@@ -126,11 +178,18 @@ impl Shared {
     }
 
     pub(super) fn behave(&self, change: impl FnOnce(&mut Behaviour)) {
-        change(&mut lock(&self.behaviour));
+        let pods_linger = {
+            let mut behaviour = lock(&self.behaviour);
+            change(&mut behaviour);
+            behaviour.has_lingering_pods()
+        };
+        // Whoever holds both locks takes the store's first.
+        lock(&self.store).store.let_pods_linger(pods_linger);
     }
 
     pub(super) fn note(&self, request: Request) {
         lock(&self.requests).push(request);
+        self.stir();
     }
 
     pub(super) fn requests(&self) -> Vec<Request> {

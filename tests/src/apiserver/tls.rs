@@ -1,5 +1,6 @@
 //! A certificate authority of our own, and the server's certificate from it.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -15,6 +16,12 @@ pub(super) struct Identity {
     pub(super) acceptor: TlsAcceptor,
     /// The authority's certificate, as PEM.
     pub(super) authority: String,
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Identity")
+    }
 }
 
 impl Identity {

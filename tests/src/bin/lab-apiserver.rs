@@ -2,7 +2,7 @@
 //! `lb_tests::apiserver`.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -20,6 +20,10 @@ struct Options {
     /// Where to listen; port 0 is any that is free.
     #[arg(long, default_value = "127.0.0.1:0")]
     listen: SocketAddr,
+
+    /// Addresses that clients know it by, beside the one that it listens to.
+    #[arg(long, value_name = "IP")]
+    known_as: Vec<IpAddr>,
 
     /// Speak HTTP, not HTTPS.
     #[arg(long)]
@@ -60,6 +64,7 @@ fn main() -> ExitCode {
 async fn run(options: &Options) -> Result<()> {
     let mut builder = ApiServer::builder()
         .address(options.listen)
+        .known_as(&options.known_as)
         .behaviour(Behaviour {
             pod_removal: Some(Duration::from_millis(options.pod_removal)),
             ..Behaviour::default()

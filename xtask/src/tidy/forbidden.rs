@@ -13,7 +13,7 @@ const NEVER: [(&[&str], &str); 3] = [
 const SLEEPS: [&str; 2] = ["sleep", "sleep_until"];
 
 /// Files that may sleep, and why.
-const SLEEPERS: [(&str, &str); 10] = [
+const SLEEPERS: [(&str, &str); 11] = [
     (
         "lb-agent/src/agent.rs",
         "pauses before it tries again what the kernel refused",
@@ -45,6 +45,10 @@ const SLEEPERS: [(&str, &str); 10] = [
     (
         "lb-agent/tests/bpf_dataplane/main.rs",
         "polls with a deadline until the kernel has done what it does later",
+    ),
+    (
+        "tests/src/apiserver/pause.rs",
+        "delays answers of the stand-in on purpose, and the end of deleted pods",
     ),
     (
         "tests/src/lab/agent.rs",

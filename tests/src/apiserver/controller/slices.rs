@@ -7,10 +7,10 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use self::desired::{MANAGED_BY, MANAGER, SERVICE_NAME, desired};
+use self::desired::{MANAGED_BY, MANAGER, SERVICE_NAME, ZONE, desired};
 use crate::apiserver::store::object::{label, metadata_mut, text};
 use crate::apiserver::store::selector::LabelSelector;
-use crate::apiserver::store::{Change, DeleteOptions, Kind, Name, Part, Store};
+use crate::apiserver::store::{Change, DeleteOptions, Kind, Name, Object, Part, Store};
 
 /// When the slice changed because of an object that changed.
 const TRIGGER: &str = "endpoints.kubernetes.io/last-change-trigger-time";
@@ -42,8 +42,9 @@ fn concerned(store: &Store, since: u64) -> BTreeSet<Name> {
             services.insert(Name::new(text(slice, "/metadata/namespace"), service));
         }
     }
-    if objects(Kind::Node).next().is_some() {
-        // The zone of endpoints may be another.
+    let zone = |node: &Option<Object>| label(node.as_deref()?, ZONE).map(str::to_owned);
+    let mut nodes = store.changes(Kind::Node, since).into_iter().flatten();
+    if nodes.any(|node| zone(&node.before) != zone(&node.after)) {
         services.extend(store.objects(Kind::Service).map(|(name, _)| name.clone()));
     }
     services
@@ -67,13 +68,11 @@ fn settle(store: &mut Store, name: &Name, now: Timestamp) {
         },
         None => Vec::new(),
     };
-    let in_place = store
-        .objects(Kind::EndpointSlice)
-        .filter(|(slice, object)| {
-            slice.namespace == name.namespace
-                && label(object, MANAGED_BY) == Some(MANAGER)
-                && label(object, SERVICE_NAME) == Some(&name.name)
-        });
+    let own = format!("{}-", name.name);
+    let own = store.prefixed(Kind::EndpointSlice, &name.namespace, &own);
+    let in_place = own.filter(|(_, slice)| {
+        label(slice, MANAGED_BY) == Some(MANAGER) && label(slice, SERVICE_NAME) == Some(&name.name)
+    });
     let superfluous = in_place
         .map(|(slice, _)| slice)
         .filter(|slice| !wanted.iter().any(|wanted| Name::of(wanted) == **slice));

@@ -15,6 +15,7 @@ pub struct Chaos {
     percent: u64,
     pause: Duration,
     limit: u64,
+    has_silence: bool,
 }
 
 impl Chaos {
@@ -27,6 +28,7 @@ impl Chaos {
             percent: 50,
             pause: Duration::from_millis(20),
             limit: 8,
+            has_silence: false,
         }
     }
 
@@ -46,6 +48,15 @@ impl Chaos {
     #[must_use]
     pub fn limit(self, limit: u64) -> Self {
         Self { limit, ..self }
+    }
+
+    /// Lets answers stay away and watches fall silent, too: for clients that lose patience.
+    #[must_use]
+    pub fn with_silence(self) -> Self {
+        Self {
+            has_silence: true,
+            ..self
+        }
     }
 
     /// What happens to the `index`th request of its sort.
@@ -85,7 +96,7 @@ impl Chaos {
 
     /// What can happen to any request.
     fn answer(&self, dice: &mut Dice) -> Fault {
-        match dice.below(8) {
+        match dice.below(8 + u64::from(self.has_silence)) {
             0 => Fault::Fail {
                 code: 429,
                 retry_after: Some(0),
@@ -102,19 +113,21 @@ impl Chaos {
             4 => Fault::Hangup,
             5 => Fault::Truncated,
             6 => Fault::Malformed,
-            _ => Fault::Gone,
+            7 => Fault::Gone,
+            _ => Fault::Silent,
         }
     }
 
     fn trouble(&self, dice: &mut Dice) -> Trouble {
-        match dice.below(7) {
+        match dice.below(7 + u64::from(self.has_silence)) {
             0 => Trouble::Stall(self.duration(dice)),
             1 => Trouble::Close,
             2 => Trouble::Abort,
             3 => Trouble::HalfEvent,
             4 => Trouble::TruncatedEvent,
             5 => Trouble::Split(self.duration(dice)),
-            _ => Trouble::Repeat,
+            6 => Trouble::Repeat,
+            _ => Trouble::Silence,
         }
     }
 
@@ -154,17 +167,23 @@ mod tests {
         assert_ne!(draws(1), draws(2));
     }
 
-    #[test]
-    fn all_that_can_go_wrong_does_some_time() {
-        let faults: Vec<_> = draws(3).into_iter().flatten().collect();
+    /// Kinds of faults, and of troubles, in many draws.
+    fn kinds(chaos: Chaos) -> (usize, usize) {
+        let draws = (0..2000).flat_map(|index| chaos.draw(Verb::Watch, Kind::Service, index));
+        let faults: Vec<_> = draws.collect();
         let kinds: HashSet<_> = faults.iter().map(discriminant).collect();
-        // All but silence, which ends only when a client loses patience.
-        assert_eq!(kinds.len(), 11, "{faults:?}");
         let troubles = faults.iter().filter_map(|fault| match fault {
             Fault::Stream { trouble, .. } => Some(discriminant(trouble)),
             _ => None,
         });
-        assert_eq!(troubles.collect::<HashSet<_>>().len(), 7);
+        (kinds.len(), troubles.collect::<HashSet<_>>().len())
+    }
+
+    #[test]
+    fn all_that_can_go_wrong_does_some_time_and_silence_on_request() {
+        let chaos = Chaos::new(3).limit(u64::MAX);
+        assert_eq!(kinds(chaos), (11, 7));
+        assert_eq!(kinds(chaos.with_silence()), (12, 8));
     }
 
     #[test]

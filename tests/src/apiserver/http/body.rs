@@ -2,7 +2,7 @@
 
 use std::io;
 
-use futures::stream;
+use futures::{StreamExt as _, stream};
 use http_body_util::{BodyExt as _, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::body::{Bytes, Frame};
 use tokio::sync::mpsc;
@@ -23,7 +23,7 @@ pub(super) fn whole(bytes: impl Into<Bytes>) -> Body {
 /// A body of which only a beginning comes, and then the connection ends.
 pub(super) fn cut(beginning: Bytes) -> Body {
     let pieces = [Ok(Frame::data(beginning)), Err(aborted())];
-    StreamBody::new(stream::iter(pieces)).boxed_unsync()
+    StreamBody::new(stream::iter(pieces).then(flushed)).boxed_unsync()
 }
 
 /// A body whose pieces come as they are sent.
@@ -31,7 +31,15 @@ pub(super) fn streamed(receiver: mpsc::Receiver<Piece>) -> Body {
     let pieces = stream::unfold(receiver, async |mut receiver| {
         receiver.recv().await.map(|piece| (piece, receiver))
     });
-    StreamBody::new(pieces).boxed_unsync()
+    StreamBody::new(pieces.then(flushed)).boxed_unsync()
+}
+
+/// Lets what was written before go out before an error ends the connection.
+async fn flushed(piece: Piece) -> Piece {
+    if piece.is_err() {
+        tokio::task::yield_now().await;
+    }
+    piece
 }
 
 /// The error that ends a connection on purpose.

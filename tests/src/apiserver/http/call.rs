@@ -90,6 +90,10 @@ impl Call {
         if self.body.is_empty() {
             return Ok(Value::Null);
         }
+        if self.content_type.contains("protobuf") {
+            let message = "the body of the request was in an unknown format: protobuf";
+            return Err(Status::new(415, "UnsupportedMediaType", message));
+        }
         if self.content_type.contains("yaml") {
             let text = std::str::from_utf8(&self.body).map_err(|error| wrong(&error))?;
             return serde_saphyr::from_str(text).map_err(|error| wrong(&error));

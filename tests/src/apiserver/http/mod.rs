@@ -2,6 +2,7 @@
 
 mod body;
 mod call;
+mod decode;
 mod discovery;
 mod encode;
 mod objects;
@@ -10,7 +11,7 @@ mod route;
 mod scale;
 mod sink;
 mod table;
-mod view;
+pub(super) mod view;
 mod watch;
 
 use std::io;

@@ -6,6 +6,7 @@ use hyper::StatusCode;
 use serde_json::{Value, json};
 
 use super::call::Call;
+use super::decode::decode;
 use super::encode::{Form, bytes};
 use super::route::Target;
 use super::{scale, view};
@@ -112,7 +113,7 @@ fn get(shared: &Shared, call: &Call, target: &Target) -> Result<Answer, Status> 
 /// The object that a request carries.
 fn sent(call: &Call, target: &Target) -> Result<Value, Status> {
     let resource = target.resource;
-    let mut object = view::stored(resource, call.object()?);
+    let object = call.object()?;
     let (version, kind) = (text(&object, "/apiVersion"), text(&object, "/kind"));
     let is_right = (version.is_empty() || version == resource.api_version())
         && (kind.is_empty() || kind == resource.kind);
@@ -122,6 +123,11 @@ fn sent(call: &Call, target: &Target) -> Result<Value, Status> {
             resource.api_version(),
             resource.kind
         )));
+    }
+    let mut object = view::stored(resource, decode(resource, call, object)?);
+    if let Some(name) = &target.name {
+        let metadata = metadata_mut(&mut object);
+        metadata.entry("name").or_insert_with(|| json!(name));
     }
     let Some(namespace) = &target.namespace else {
         return Ok(object);
@@ -159,6 +165,7 @@ fn patch(shared: &Arc<Shared>, call: &Call, target: &Target) -> Result<Answer, S
         store.update(kind, &name, part(target), |object| {
             let mut seen = view::shown(target.resource, object).into_owned();
             patch::apply(kind, &mut seen, &change, patch_type)?;
+            let seen = decode(target.resource, call, seen)?;
             *object = view::stored(target.resource, seen);
             Ok(())
         })
@@ -177,14 +184,9 @@ fn delete_options(call: &Call) -> Result<DeleteOptions, Status> {
 fn delete(shared: &Arc<Shared>, call: &Call, target: &Target) -> Result<Answer, Status> {
     let options = delete_options(call)?;
     let (kind, name) = (target.resource.storage, target.object());
-    let deletion = if is_dry(call) {
-        let now = jiff::Timestamp::now();
-        shared
-            .read(Store::clone)
-            .delete(kind, &name, &options, now)?
-    } else {
-        shared.delete(kind, &name, &options)?
-    };
+    let now = jiff::Timestamp::now();
+    let delete = |store: &mut Store| store.delete(kind, &name, &options, now);
+    let deletion = write(shared, call, delete)?;
     Ok(Answer::ok(match deletion {
         Deletion::Terminating(object) => shown(call, target, &object),
         Deletion::Gone(object) => bytes(&json!({
@@ -206,7 +208,8 @@ fn delete_all(shared: &Arc<Shared>, call: &Call, target: &Target) -> Result<Answ
     };
     let page = shared.read(|store| store.list(kind, &selected))?;
     for object in page.objects.iter().filter(|_| !is_dry(call)) {
-        match shared.delete(kind, &Name::of(object), &options) {
+        let name = Name::of(object);
+        match shared.write(|store, now| store.delete(kind, &name, &options, now)) {
             // Somebody else was faster.
             Err(status) if status.code == 404 => {}
             result => drop(result?),

@@ -39,7 +39,7 @@ pub(super) fn shown<'a>(resource: &Resource, object: &'a Value) -> Cow<'a, Value
 }
 
 /// What the resource's writers sent, as it is stored.
-pub(super) fn stored(resource: &Resource, mut object: Value) -> Value {
+pub(in crate::apiserver) fn stored(resource: &Resource, mut object: Value) -> Value {
     if is_renamed(resource) {
         let fields = fields_mut(&mut object);
         for (stored, shown) in FIELDS {

@@ -102,6 +102,20 @@ impl Store {
         self.table(kind).objects.iter()
     }
 
+    /// Those of a namespace whose names begin with `prefix`.
+    pub fn prefixed(
+        &self,
+        kind: Kind,
+        namespace: &str,
+        prefix: &str,
+    ) -> impl Iterator<Item = (&Name, &Object)> {
+        let first = Name::new(namespace, prefix);
+        let rest = self.table(kind).objects.range(first.clone()..);
+        rest.take_while(move |(name, _)| {
+            name.namespace == first.namespace && name.name.starts_with(&first.name)
+        })
+    }
+
     /// What happened to objects of a kind after `revision`.
     ///
     /// # Errors
@@ -119,6 +133,11 @@ impl Store {
         for table in &mut self.tables {
             table.history.compact(self.revision);
         }
+    }
+
+    /// Lets deleted pods stay from now on, or not.
+    pub fn let_pods_linger(&mut self, pods_linger: bool) {
+        self.settings.pods_linger = pods_linger;
     }
 
     /// Lets the counter go on by `count`, as changes of other kinds do.

@@ -43,6 +43,10 @@ fn slice(new: &mut Value, old: Option<&Value>) -> Result<(), Status> {
     for key in ["endpoints", "ports"] {
         fields.entry(key).or_insert_with(|| json!([]));
     }
+    let endpoints = fields.get_mut("endpoints").and_then(Value::as_array_mut);
+    for endpoint in endpoints.into_iter().flatten().map(fields_mut) {
+        endpoint.entry("conditions").or_insert_with(|| json!({}));
+    }
     let ports = fields.get_mut("ports").and_then(Value::as_array_mut);
     for port in ports.into_iter().flatten().map(fields_mut) {
         port.entry("name").or_insert_with(|| json!(""));

@@ -17,6 +17,8 @@ pub(super) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 pub(super) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 /// We do.
 pub(super) const MANAGER: &str = "endpointslice-controller.k8s.io";
+/// Where a node is.
+pub(super) const ZONE: &str = "topology.kubernetes.io/zone";
 /// Says that nobody balances loads to a slice.
 const HEADLESS: &str = "service.kubernetes.io/headless";
 
@@ -143,7 +145,7 @@ fn endpoint(store: &Store, service: &Value, pod: &Value, address: String) -> Val
     if !node.is_empty() {
         endpoint["nodeName"] = json!(node);
         let node = store.get(Kind::Node, &Name::new("", node));
-        if let Some(zone) = node.and_then(|node| label(node, "topology.kubernetes.io/zone")) {
+        if let Some(zone) = node.and_then(|node| label(node, ZONE)) {
             endpoint["zone"] = json!(zone);
         }
     }

@@ -214,7 +214,7 @@ fn some(words: &[String]) -> String {
     const SHOWN: usize = 3;
     match words.len() {
         0 => "<unset>".to_owned(),
-        ..=SHOWN => words.join(","),
+        1..=SHOWN => words.join(","),
         count => format!("{} + {} more...", words[..SHOWN].join(","), count - SHOWN),
     }
 }
