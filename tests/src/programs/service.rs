@@ -6,6 +6,7 @@ use lb_agent::model::{
     Algorithm, Endpoint, Model, ObjectName, Service as ModelService, ServiceKind, ServicePort,
     Slice, SlicePort, TrafficPolicy,
 };
+use lb_common::protocol;
 
 use super::{Family, Transport};
 
@@ -60,6 +61,10 @@ impl Pod {
 pub struct Service {
     number: u8,
     pods: Vec<Pod>,
+    affinity_timeout_s: Option<u32>,
+    algorithm: Algorithm,
+    is_local: bool,
+    is_sctp: bool,
 }
 
 impl Service {
@@ -70,39 +75,95 @@ impl Service {
         Self {
             number,
             pods: pods.into_iter().collect(),
+            affinity_timeout_s: None,
+            algorithm: Algorithm::Maglev,
+            is_local: false,
+            is_sctp: false,
         }
     }
 
-    fn object(&self) -> ModelService {
+    /// The same, whose clients stay with a backend for so many seconds.
+    #[must_use]
+    pub fn with_affinity(self, seconds: u32) -> Self {
+        Self {
+            affinity_timeout_s: Some(seconds),
+            ..self
+        }
+    }
+
+    /// The same, with backends by chance.
+    #[must_use]
+    pub fn by_chance(self) -> Self {
+        Self {
+            algorithm: Algorithm::Random,
+            ..self
+        }
+    }
+
+    /// The same, that serves clients outside by pods of their node only.
+    #[must_use]
+    pub fn local(self) -> Self {
+        Self {
+            is_local: true,
+            ..self
+        }
+    }
+
+    /// The same, of SCTP instead of TCP and UDP, whose clients dial the port that pods listen on.
+    #[must_use]
+    pub fn sctp(self) -> Self {
+        Self {
+            is_sctp: true,
+            ..self
+        }
+    }
+
+    fn ports(&self) -> Vec<ServicePort> {
+        if self.is_sctp {
+            return vec![ServicePort {
+                name: "sctp".to_owned(),
+                protocol: protocol::SCTP,
+                port: BACKEND_PORT,
+                node_port: 0,
+            }];
+        }
         let port = |transport: Transport| ServicePort {
             name: name(transport),
             protocol: transport.protocol(),
             port: SERVICE_PORT,
             node_port: node_port(self.number),
         };
+        Transport::ALL.map(port).to_vec()
+    }
+
+    fn object(&self) -> ModelService {
         ModelService {
             kind: ServiceKind::NodePort,
             cluster_ips: Family::ALL.map(|family| family.vip(self.number)).to_vec(),
             external_ips: Vec::new(),
             load_balancer_ips: Vec::new(),
-            ports: Transport::ALL.map(port).to_vec(),
+            ports: self.ports(),
             internal_policy: TrafficPolicy::Cluster,
-            external_policy: TrafficPolicy::Cluster,
-            affinity_timeout_s: None,
+            external_policy: if self.is_local {
+                TrafficPolicy::Local
+            } else {
+                TrafficPolicy::Cluster
+            },
+            affinity_timeout_s: self.affinity_timeout_s,
             source_ranges: Vec::new(),
             health_check_node_port: 0,
-            algorithm: Algorithm::Maglev,
+            algorithm: self.algorithm,
         }
     }
 
     fn slice(&self, family: Family) -> Slice {
-        let port = |transport: Transport| SlicePort {
-            name: name(transport),
-            protocol: transport.protocol(),
+        let port = |port: ServicePort| SlicePort {
+            name: port.name,
+            protocol: port.protocol,
             port: BACKEND_PORT,
         };
         Slice {
-            ports: Transport::ALL.map(port).to_vec(),
+            ports: self.ports().into_iter().map(port).collect(),
             endpoints: self.pods.iter().map(|pod| pod.endpoint(family)).collect(),
             triggered: None,
         }

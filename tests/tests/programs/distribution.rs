@@ -43,7 +43,7 @@ fn check_shares(bench: &mut Bench, case: Case, clients: u16, backends: u8) {
 /// deviation of 5.8 %, and 15 to 20 % for the one that is worst off:
 /// `docs/decisions/0003-distribution.md` has the figures.
 #[test]
-fn every_backend_gets_its_share_of_busy_clients_connections() {
+fn s19_every_backend_gets_its_share_of_busy_clients_connections() {
     each_case(|bench, case| {
         for backends in [3, 10, 100] {
             check_shares(bench, case, 2, backends);
@@ -53,7 +53,7 @@ fn every_backend_gets_its_share_of_busy_clients_connections() {
 
 /// Every connection is of a client of its own, all from the same port: here chance reigns.
 #[test]
-fn every_backend_gets_its_share_of_many_clients() {
+fn s19_every_backend_gets_its_share_of_many_clients() {
     each_case(|bench, case| {
         // Neither the family nor the protocol has a way of its own here: two of four will do.
         if case.is_tcp() != (case.family == Family::V4) {

@@ -4,30 +4,28 @@ use std::{collections::BTreeSet, net::SocketAddr};
 
 use lb_common::{
     Phase,
-    counter::Outcome::{NewFlow, Redirected, Replied, ToStack},
+    counter::Outcome::{NewFlow, Replied, ToStack},
     wire::tcp::{ACK, FIN, RST},
 };
-use lb_tests::programs::{
-    Bench, Case, Family, Packet, Pod, Program, Service, Verdict, each_case, each_case_on_the_wire,
-};
+use lb_tests::programs::{Bench, Case, Family, Packet, Pod, Program, Service, Verdict, each_case};
 
 /// A port in the range of SNAT.
-const SNAT_PORT: u16 = 61_234;
-const PORT: u16 = 40_000;
-const OTHER_PORT: u16 = 40_001;
+pub(crate) const SNAT_PORT: u16 = 61_234;
+pub(crate) const PORT: u16 = 40_000;
+pub(crate) const OTHER_PORT: u16 = 40_001;
 
 /// Pods 11, 12 and 13 of this node.
-fn three() -> [Pod; 3] {
+pub(crate) fn three() -> [Pod; 3] {
     [Pod::on(1, 11), Pod::on(1, 12), Pod::on(1, 13)]
 }
 
-fn one(number: u8) -> Service {
+pub(crate) fn one(number: u8) -> Service {
     Service::new(1, [Pod::on(1, number)])
 }
 
 /// Dials as a pod, and checks who gets it.
 #[track_caller]
-fn check_to(bench: &mut Bench, packet: &Packet, backend: SocketAddr, is_new: bool) {
+pub(crate) fn check_to(bench: &mut Bench, packet: &Packet, backend: SocketAddr, is_new: bool) {
     let expected = packet.clone().to(backend);
     let counted = if is_new {
         &[NewFlow, ToStack][..]
@@ -45,7 +43,7 @@ fn check_to(bench: &mut Bench, packet: &Packet, backend: SocketAddr, is_new: boo
 
 /// The reply of `backend` reaches the pod as the reply of `vip`.
 #[track_caller]
-fn check_reply(
+pub(crate) fn check_reply(
     bench: &mut Bench,
     case: Case,
     backend: SocketAddr,
@@ -83,7 +81,7 @@ fn client_that_dials_again_on_an_old_connections_ports_starts_afresh() {
 }
 
 /// Runs `test` for TCP in both families.
-fn each_tcp(test: impl Fn(&mut Bench, Case) + Sync) {
+pub(crate) fn each_tcp(test: impl Fn(&mut Bench, Case) + Sync) {
     each_case(|bench, case| {
         if case.is_tcp() {
             test(bench, case);
@@ -94,7 +92,7 @@ fn each_tcp(test: impl Fn(&mut Bench, Case) + Sync) {
 /// The phase of the only connection.
 #[track_caller]
 /// The phase of the only connection to the first Service.
-fn phase(bench: &Bench) -> Phase {
+pub(crate) fn phase(bench: &Bench) -> Phase {
     let vips = Family::ALL.map(|family| family.vip(1).into());
     let flows: Vec<_> = bench
         .flows()
@@ -126,7 +124,7 @@ fn packet_within_an_unknown_connection_goes_where_its_first_packet_would() {
 
 /// Opens a connection to Service 1, by its first or by a later packet; to whom it goes.
 #[track_caller]
-fn dial(bench: &mut Bench, case: Case, port: u16, is_first: bool) -> SocketAddr {
+pub(crate) fn dial(bench: &mut Bench, case: Case, port: u16, is_first: bool) -> SocketAddr {
     let (client, vip) = (case.pod_client(port), case.vip(1));
     let packet = if is_first {
         case.opening(client, vip)
@@ -255,198 +253,6 @@ fn datagrams_leave_a_backend_that_is_gone_and_connections_stay() {
             check_to(bench, &next, case.backend(1, 12), false);
             check_reply(bench, case, case.backend(1, 12), client, vip);
         }
-    });
-}
-
-#[test]
-fn one_client_port_to_two_services_of_the_same_pods_gets_replies_that_can_be_told_apart() {
-    each_case(|bench, case| {
-        bench.serve(&[Service::new(1, three()), Service::new(2, three())]);
-        let (first, second) = (case.vip(1), case.vip(2));
-        // The ports at which both Services choose the same pod.
-        let mut conflicts = 0;
-        for port in 40_000..40_032 {
-            let client = case.pod_client(port);
-            let chosen = dial(bench, case, port, true);
-            let pins = bench.pins().len();
-            let packet = case.opening(client, second);
-            let counted = [NewFlow, ToStack];
-            let run = bench.run_checked(Program::PodIngress, &packet, Verdict::Next, &counted);
-            // Another backend, or as a last resort another port.
-            let [seen, other] = run.ends();
-            assert_ne!((client, chosen), (seen, other));
-            conflicts += bench.pins().len() - pins;
-
-            for _ in 0..2 {
-                check_to(bench, &case.following(client, first), chosen, false);
-                let next = case.following(client, second);
-                let expected = next.clone().from(seen).to(other);
-                bench.check(
-                    Program::PodIngress,
-                    &next,
-                    Verdict::Next,
-                    &expected,
-                    &[ToStack],
-                );
-                check_reply(bench, case, chosen, client, first);
-                let reply = case.answer(other, seen);
-                let expected = reply.clone().from(second).to(client);
-                bench.check(
-                    Program::PodEgress,
-                    &reply,
-                    Verdict::Next,
-                    &expected,
-                    &[Replied],
-                );
-            }
-        }
-        assert!((3..=24).contains(&conflicts), "{conflicts} conflicts of 32");
-    });
-}
-
-#[test]
-fn one_client_port_to_two_services_of_one_remote_pod_gets_two_source_ports() {
-    each_case_on_the_wire(|bench, case, program| {
-        let pod = || [Pod::on(2, 13)];
-        bench.serve(&[Service::new(1, pod()), Service::new(2, pod())]);
-        let (client, backend) = (case.client(SNAT_PORT), case.backend(2, 13));
-        let mut sources = Vec::new();
-        for number in [1, 2] {
-            let packet = case.opening(client, case.node_port(number));
-            let run = bench.run_checked(program, &packet, Verdict::Out, &[NewFlow, Redirected]);
-            let [source, dst] = run.ends();
-            assert_eq!((source.ip(), dst), (case.family.node(1), backend));
-            assert!(bench.config().is_snat_port(source.port()), "{source}");
-            sources.push((number, source));
-        }
-        assert_eq!(sources[0].1.port(), SNAT_PORT);
-        assert_ne!(sources[0].1, sources[1].1);
-        for (number, source) in sources {
-            let next = case.following(client, case.node_port(number));
-            let run = bench.run_checked(program, &next, Verdict::Out, &[Redirected]);
-            assert_eq!(run.ends(), [source, backend]);
-            let reply = case.answer(backend, source);
-            let run = bench.run_checked(program, &reply, Verdict::Out, &[Redirected]);
-            assert_eq!(run.ends(), [case.node_port(number), client]);
-        }
-    });
-}
-
-#[test]
-fn two_clients_with_one_port_get_two_source_ports() {
-    each_case_on_the_wire(|bench, case, program| {
-        bench.serve(&[Service::new(1, [Pod::on(2, 13)])]);
-        let sources: BTreeSet<_> = (1..=20)
-            .map(|number| {
-                let client = (case.family.client(number), SNAT_PORT).into();
-                let packet = case.opening(client, case.node_port(1));
-                let counted = [NewFlow, Redirected];
-                let run = bench.run_checked(program, &packet, Verdict::Out, &counted);
-                let [source, _] = run.ends();
-                source
-            })
-            .collect();
-        assert_eq!(sources.len(), 20);
-    });
-}
-
-/// Opens a connection from the same port to a second Service with the same backend; its port, as
-/// the backend sees it, is another one.
-fn open_second(bench: &mut Bench, case: Case, client: SocketAddr) -> SocketAddr {
-    let backend = case.backend(1, 11);
-    let second = case.opening(client, case.vip(2));
-    let counted = &[NewFlow, ToStack];
-    let run = bench.run_checked(Program::PodIngress, &second, Verdict::Next, counted);
-    let [seen, to] = run.ends();
-    assert_eq!((seen.ip(), to), (client.ip(), backend));
-    assert!(bench.config().is_snat_port(seen.port()), "{seen}");
-    assert_eq!(run.frame, second.from(seen).to(backend).bytes());
-    seen
-}
-
-#[test]
-fn connection_whose_replies_could_not_be_told_from_anothers_gets_another_port() {
-    each_case(|bench, case| {
-        bench.serve(&[one(11), Service::new(2, [Pod::on(1, 11)])]);
-        let (client, backend) = (case.pod_client(PORT), case.backend(1, 11));
-        check_to(bench, &case.opening(client, case.vip(1)), backend, true);
-        let seen = open_second(bench, case, client);
-        let next = case.following(client, case.vip(2));
-        let expected = next.clone().from(seen).to(backend);
-        bench.check(
-            Program::PodIngress,
-            &next,
-            Verdict::Next,
-            &expected,
-            &[ToStack],
-        );
-        let reply = case.answer(backend, seen);
-        let expected = reply.clone().from(case.vip(2)).to(client);
-        bench.check(
-            Program::PodEgress,
-            &reply,
-            Verdict::Next,
-            &expected,
-            &[Replied],
-        );
-        check_reply(bench, case, backend, client, case.vip(1));
-    });
-}
-
-#[test]
-fn record_that_has_expired_makes_room_for_another_client() {
-    each_case(|bench, case| {
-        bench.serve(&[one(11), Service::new(2, [Pod::on(1, 11)])]);
-        let (client, backend) = (case.pod_client(PORT), case.backend(1, 11));
-        check_to(bench, &case.opening(client, case.vip(1)), backend, true);
-        bench.age(Phase::Opening.lifetime_s(case.transport.protocol()) + 1);
-        check_to(bench, &case.opening(client, case.vip(2)), backend, true);
-        check_reply(bench, case, backend, client, case.vip(2));
-    });
-}
-
-#[test]
-fn record_of_a_closed_connection_makes_room_for_another_client_at_once() {
-    each_tcp(|bench, case| {
-        bench.serve(&[one(11), Service::new(2, [Pod::on(1, 11)])]);
-        let (client, backend) = (case.pod_client(PORT), case.backend(1, 11));
-        let segment = |flags, src, dst| Packet::new(case.transport, flags, src, dst);
-        check_to(bench, &case.opening(client, case.vip(1)), backend, true);
-        check_reply(bench, case, backend, client, case.vip(1));
-        check_to(
-            bench,
-            &segment(FIN | ACK, client, case.vip(1)),
-            backend,
-            false,
-        );
-        assert_eq!(phase(bench), Phase::Closing);
-        bench.run(
-            Program::PodEgress,
-            &segment(FIN | ACK, backend, client).bytes(),
-        );
-        assert_eq!(phase(bench), Phase::Closed);
-        check_to(bench, &case.opening(client, case.vip(2)), backend, true);
-        check_reply(bench, case, backend, client, case.vip(2));
-    });
-}
-
-#[test]
-fn record_of_a_connection_with_a_reset_is_kept_for_a_while() {
-    each_tcp(|bench, case| {
-        bench.serve(&[1, 2, 3].map(|number| Service::new(number, [Pod::on(1, 11)])));
-        let (client, backend) = (case.pod_client(PORT), case.backend(1, 11));
-        let reset = Packet::new(case.transport, RST, client, case.vip(1));
-        check_to(bench, &case.opening(client, case.vip(1)), backend, true);
-        check_reply(bench, case, backend, client, case.vip(1));
-        check_to(bench, &reset, backend, false);
-        assert_eq!(phase(bench), Phase::Reset);
-        open_second(bench, case, client);
-        // Whoever goes on did not accept it.
-        check_to(bench, &case.following(client, case.vip(1)), backend, false);
-        assert_eq!(phase(bench), Phase::Established);
-        check_to(bench, &reset, backend, false);
-        bench.age(Phase::Reset.lifetime_s(case.transport.protocol()) + 1);
-        check_to(bench, &case.opening(client, case.vip(3)), backend, true);
     });
 }
 

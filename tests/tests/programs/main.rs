@@ -3,6 +3,8 @@
 //! After each packet a test says the verdict, the frame byte for byte, and which counters moved;
 //! see [`lb_tests::programs`].
 
+mod chosen;
+mod conflicts;
 mod distribution;
 mod flows;
 mod inside;
