@@ -239,19 +239,11 @@ fn services() -> impl Strategy<Value = Service> {
         &["10.96.0.2", "fd00:10:96::1"],
         &[],
     ];
-    let number = || prop::sample::select(vec![80_u16, 8000]);
-    let node_port = prop::sample::select(vec![0_u16, 80, 8000]);
-    let protocols = [protocol::TCP, protocol::UDP, protocol::SCTP];
-    let ports = (
-        number(),
-        node_port,
-        prop::sample::select(protocols.to_vec()),
-    );
     let switches = (any::<bool>(), any::<bool>(), any::<bool>(), 0..10_u8);
     (
         prop::sample::select(cluster_ips.to_vec()),
         (addrs(), addrs()),
-        prop::collection::vec(ports, 1..3),
+        prop::collection::vec(service_ports(), 1..3),
         switches,
     )
         .prop_map(|(cluster_ips, (external, balanced), ports, switches)| {
@@ -273,15 +265,22 @@ fn services() -> impl Strategy<Value = Service> {
             if limited {
                 service.source_ranges = vec!["198.51.100.0/24".parse().expect("a network")];
             }
-            service.ports = ports
-                .into_iter()
-                .map(|(number, node_port, protocol)| ServicePort {
-                    port: number,
-                    node_port,
-                    ..port(protocol)
-                })
-                .collect();
+            service.ports = ports;
             service
+        })
+}
+
+fn service_ports() -> impl Strategy<Value = ServicePort> {
+    let protocols = [protocol::TCP, protocol::UDP, protocol::SCTP];
+    (
+        prop::sample::select(vec![80_u16, 8000]),
+        prop::sample::select(vec![0_u16, 80, 8000]),
+        prop::sample::select(protocols.to_vec()),
+    )
+        .prop_map(|(number, node_port, protocol)| ServicePort {
+            port: number,
+            node_port,
+            ..port(protocol)
         })
 }
 
