@@ -279,14 +279,14 @@ proptest! {
         match answer.transport.unwrap() {
             TransportSlice::Icmpv4(icmp) => {
                 let reply = Icmpv4Type::EchoReply(expected);
-                prop_assert_eq!(icmp.icmp_type(), reply.clone());
+                prop_assert_eq!(icmp.icmp_type(), reply);
                 prop_assert_eq!(icmp.payload(), &payload[..]);
                 let computed = Icmpv4Header::with_checksum(reply, &payload).checksum;
                 prop_assert_eq!(icmp.checksum(), computed);
             }
             TransportSlice::Icmpv6(icmp) => {
                 let reply = Icmpv6Type::EchoReply(expected);
-                prop_assert_eq!(icmp.icmp_type(), reply.clone());
+                prop_assert_eq!(icmp.icmp_type(), reply);
                 let computed =
                     Icmpv6Header::with_checksum(reply, [2; 16], [1; 16], &payload).unwrap();
                 prop_assert_eq!(icmp.checksum(), computed.checksum);
