@@ -279,7 +279,7 @@ proptest! {
         match answer.transport.unwrap() {
             TransportSlice::Icmpv4(icmp) => {
                 let reply = Icmpv4Type::EchoReply(expected);
-                prop_assert_eq!(icmp.icmp_type(), reply);
+                prop_assert_eq!(icmp.icmp_type(), reply.clone());
                 prop_assert_eq!(icmp.payload(), &payload[..]);
                 let computed = Icmpv4Header::with_checksum(reply, &payload).checksum;
                 prop_assert_eq!(icmp.checksum(), computed);
