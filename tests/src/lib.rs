@@ -5,6 +5,7 @@
 //! answered whom, and which addresses each of them saw. [`programs`] runs the kernel
 //! programs on single packets; [`demo`] shows the main job.
 
+pub mod apiserver;
 pub mod demo;
 pub mod lab;
 pub mod programs;
