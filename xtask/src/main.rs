@@ -9,6 +9,7 @@ mod ci;
 mod demo;
 mod ebpf;
 mod process;
+mod semantics;
 mod setup;
 mod suite;
 mod tally;
@@ -34,9 +35,16 @@ enum Command {
     Test { suite: Option<suite::Suite> },
     /// Check the rules that compilers do not know.
     Tidy {
-        /// Record the verifier's instruction counts as they are now.
+        /// Record the verifier's instruction counts and the tests of `docs/semantics.md` as they
+        /// are now.
         #[arg(long)]
         bless: bool,
+    },
+    /// Write `docs/semantics.md`: what every Service proxy owes its users, and the tests of it.
+    Semantics {
+        /// Only say whether the page is up to date.
+        #[arg(long)]
+        check: bool,
     },
     /// Check formatting and lints, then run tidy and all tests.
     Ci,
@@ -54,6 +62,7 @@ fn main() -> Result<ExitCode> {
         Command::BuildEbpf => ebpf::build().map(|_| ExitCode::SUCCESS),
         Command::Test { suite } => suite::run(suite).map(|tally| tally.report()),
         Command::Tidy { bless } => tidy::run(bless).map(|tally| tally.report()),
+        Command::Semantics { check } => semantics::run(check).map(|tally| tally.report()),
         Command::Ci => ci::run().map(|tally| tally.report()),
         Command::Demo { arguments } => demo::run(&arguments),
     }

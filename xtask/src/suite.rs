@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::ValueEnum;
 use serde::Deserialize;
 
-use crate::{process, setup, tally::Tally, tidy, workspace::Workspace};
+use crate::{process, semantics, setup, tally::Tally, tidy, workspace::Workspace};
 
 /// Environment variable that tells tests and the demo where the agent's binary is.
 pub(crate) const AGENT: &str = "LB_AGENT_BIN";
@@ -25,12 +25,18 @@ pub(crate) enum Suite {
     Programs,
     /// Clusters of network namespaces with real agents and sockets; needs root.
     E2e,
+    /// Those of all suites that prove an item of `docs/semantics.md`; needs root.
+    Semantics,
 }
 
 impl Suite {
+    /// The suites that have each test once.
+    pub(crate) const PARTS: [Self; 3] = [Self::Unit, Self::Programs, Self::E2e];
+
     /// Arguments of `cargo test`, one run after the other. xtask is tested apart: the agent would
-    /// be compiled anew with the features that its dependencies have there.
-    fn runs(self) -> &'static [&'static str] {
+    /// be compiled anew with the features that its dependencies have there. What the suite of
+    /// semantics runs is chosen by name.
+    pub(crate) fn runs(self) -> &'static [&'static str] {
         match self {
             Self::Unit => &[
                 "-p lb-common --features lb-common/alloc -p lb-agent --lib --bins",
@@ -42,6 +48,7 @@ impl Suite {
                 "-p lb-tests --test programs",
             ],
             Self::E2e => &["-p lb-tests --lib --test lab --test e2e"],
+            Self::Semantics => &[],
         }
     }
 
@@ -51,16 +58,13 @@ impl Suite {
     }
 }
 
-/// Runs one suite; without one, tidy and all of them.
+/// Runs one suite; without one, tidy and all tests.
 pub(crate) fn run(only: Option<Suite>) -> Result<Tally> {
     let mut tally = Tally::default();
     if only.is_none() {
         tally.add(tidy::run(false)?);
     }
-    let suites = only
-        .as_ref()
-        .map_or(Suite::value_variants(), std::slice::from_ref);
-    for &suite in suites {
+    for suite in only.map_or(Suite::PARTS.to_vec(), |suite| vec![suite]) {
         match run_suite(suite) {
             Ok(counts) => tally.add(counts),
             Err(error) => tally.record(Err(error)),
@@ -78,32 +82,55 @@ fn run_suite(suite: Suite) -> Result<Tally> {
             .context("suite without a name")?
             .get_name()
     );
-    ensure!(
-        process::is_root() || !suite.needs_root(),
-        "these tests need root: they build network namespaces and load BPF programs"
-    );
-    let workspace = Workspace::find()?;
-    let agent = if suite.needs_root() {
-        setup::all()?;
-        Some(build_agent(&workspace)?)
-    } else {
-        setup::for_building()?;
-        None
-    };
+    let bench = Bench::prepare(suite.needs_root())?;
+    if let Suite::Semantics = suite {
+        return semantics::suite::run(&bench);
+    }
     let mut tally = Tally::default();
     for arguments in suite.runs() {
-        let mut cargo = workspace.cargo();
-        cargo
-            .args(["test", "--no-fail-fast"])
-            .args(arguments.split(' '));
-        cargo.envs(agent.iter().map(|path| (AGENT, path)));
-        tally.add(count(&mut cargo)?);
+        tally.add(count(&mut bench.cargo_test(arguments))?);
     }
     Ok(tally)
 }
 
+/// Where tests run: everything that they need is there.
+pub(crate) struct Bench {
+    pub(crate) workspace: Workspace,
+    /// The agent's binary, for those that need root.
+    agent: Option<PathBuf>,
+}
+
+impl Bench {
+    /// Installs and builds what tests need.
+    fn prepare(needs_root: bool) -> Result<Self> {
+        ensure!(
+            process::is_root() || !needs_root,
+            "these tests need root: they build network namespaces and load BPF programs"
+        );
+        let workspace = Workspace::find()?;
+        let agent = if needs_root {
+            setup::all()?;
+            Some(build_agent(&workspace)?)
+        } else {
+            setup::for_building()?;
+            None
+        };
+        Ok(Self { workspace, agent })
+    }
+
+    /// A `cargo test` that goes on after failures.
+    pub(crate) fn cargo_test(&self, arguments: &str) -> Command {
+        let mut cargo = self.workspace.cargo();
+        cargo
+            .args(["test", "--no-fail-fast"])
+            .args(arguments.split(' '));
+        cargo.envs(self.agent.iter().map(|path| (AGENT, path)));
+        cargo
+    }
+}
+
 /// Runs a `cargo test`, shows its output, and counts its results.
-fn count(cargo: &mut Command) -> Result<Tally> {
+pub(crate) fn count(cargo: &mut Command) -> Result<Tally> {
     let mut child = cargo
         .stdout(Stdio::piped())
         .spawn()

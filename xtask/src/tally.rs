@@ -34,6 +34,11 @@ impl Tally {
         self.failed > 0
     }
 
+    /// How many results these are.
+    pub(crate) fn total(self) -> u32 {
+        self.passed + self.failed
+    }
+
     /// Adds the counts of a line of a test runner's output, if it has any:
     /// `test result: ok. 12 passed; 0 failed; 0 ignored; …`.
     pub(crate) fn read(&mut self, line: &str) {

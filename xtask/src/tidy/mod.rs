@@ -3,16 +3,17 @@
 use anyhow::{Result, ensure};
 
 use self::source::Source;
-use crate::{ebpf, tally::Tally, workspace::Workspace};
+use crate::{ebpf, semantics::Semantics, tally::Tally, workspace::Workspace};
 
 mod calls;
 mod crates;
 mod forbidden;
 mod size;
-mod source;
+pub(crate) mod source;
 mod verifier;
 
-/// Checks everything; `bless` records the verifier's counts instead of comparing them.
+/// Checks everything; `bless` records the verifier's counts and the proofs of items instead of
+/// comparing them.
 pub(crate) fn run(bless: bool) -> Result<Tally> {
     let workspace = Workspace::find()?;
     let sources = Source::read_all(&workspace.root)?;
@@ -37,6 +38,13 @@ pub(crate) fn run(bless: bool) -> Result<Tally> {
         "nothing unfinished, ignored or asleep",
         forbidden::check(&sources),
     ));
+    tally.record(
+        Semantics::read(&workspace, &sources)
+            .and_then(|semantics| semantics.check_page(&workspace, bless))
+            .and_then(|problems| {
+                check("docs/semantics.md names the tests that there are", problems)
+            }),
+    );
     // Without an object there is nothing more to check, but what was found must still be said.
     let object = ebpf::build();
     tally.record(

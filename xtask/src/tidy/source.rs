@@ -9,13 +9,13 @@ use syn::{Attribute, Item, Meta, spanned::Spanned as _};
 use walkdir::{DirEntry, WalkDir};
 
 /// A file of Rust.
-pub(super) struct Source {
+pub(crate) struct Source {
     /// Path from the workspace's root.
-    pub(super) path: String,
+    pub(crate) path: String,
     /// Number of its lines.
     pub(super) lines: usize,
     /// What it says.
-    pub(super) syntax: syn::File,
+    pub(crate) syntax: syn::File,
 }
 
 /// A token and the line it is on, counted from 1.
@@ -27,7 +27,7 @@ pub(super) struct Token {
 
 impl Source {
     /// Parses `text`, which stands in the file `path`.
-    pub(super) fn parse(path: &str, text: &str) -> Result<Self> {
+    pub(crate) fn parse(path: &str, text: &str) -> Result<Self> {
         let syntax = syn::parse_file(text).with_context(|| format!("cannot parse {path}"))?;
         Ok(Self {
             path: path.to_owned(),
@@ -37,7 +37,7 @@ impl Source {
     }
 
     /// Reads all files of Rust under `root`, but what cargo built and hidden directories.
-    pub(super) fn read_all(root: &Path) -> Result<Vec<Self>> {
+    pub(crate) fn read_all(root: &Path) -> Result<Vec<Self>> {
         let mut sources = Vec::new();
         for entry in WalkDir::new(root)
             .sort_by_file_name()
