@@ -97,7 +97,7 @@ fn connections_run_on_when_every_agent_is_killed_and_started_again() {
 }
 
 #[test]
-fn connections_run_on_when_every_agent_is_told_to_end_and_started_again() {
+fn s65_connections_run_on_when_every_agent_is_told_to_end_and_started_again() {
     restart_agents_by(Signal::SIGTERM);
 }
 

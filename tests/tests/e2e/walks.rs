@@ -60,7 +60,7 @@ fn walk_2_pod_to_cluster_ip_on_another_node_through_vxlan() {
 }
 
 #[test]
-fn walk_3_pod_to_its_own_service_and_back_to_itself() {
+fn s37_walk_3_pod_to_its_own_service_and_back_to_itself() {
     for cni in Cni::ALL {
         let scene = Scene::new(Stage {
             cluster: Cluster::builder().nodes(1).cni(cni).host_tx_offload(false),

@@ -2,6 +2,7 @@
 
 mod affinity;
 mod endpoints;
+mod frontends;
 mod nothing;
 mod ranges;
 mod source;

@@ -70,7 +70,7 @@ fn s41_endpoints_that_are_not_ready_are_none() {
 }
 
 #[test]
-fn s42_a_policy_that_leaves_nobody_here_drops_and_binds_only_its_own_class() {
+fn s16_s42_a_policy_that_leaves_nobody_here_drops_and_binds_only_its_own_class() {
     let mut world = World::new(Cluster::builder().nodes(2), &[1], &[]);
     let service = Service::new(1, [0]).with(json!({"externalTrafficPolicy": "Local"}));
     world.serve(&[&service]);

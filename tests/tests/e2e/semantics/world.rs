@@ -85,6 +85,8 @@ pub(crate) struct Service {
     /// Fields of `spec` that differ.
     pub(crate) spec: Value,
     pub(crate) annotations: Value,
+    /// `ipMode` of the load balancer's addresses.
+    pub(crate) ip_mode: &'static str,
     pub(crate) endpoints: Vec<Endpoint>,
 }
 
@@ -95,6 +97,7 @@ impl Service {
             number,
             spec: json!({}),
             annotations: json!({}),
+            ip_mode: "VIP",
             endpoints: pods.into_iter().map(Endpoint::ready).collect(),
         }
     }
@@ -154,7 +157,7 @@ impl Service {
             json!({"name": protocol.to_lowercase(), "protocol": protocol, "port": PORT,
                 "nodePort": self.node_port()})
         };
-        let ingress = text(Kind::LoadBalancer).map(|ip| json!({"ip": ip}));
+        let ingress = text(Kind::LoadBalancer).map(|ip| json!({"ip": ip, "ipMode": self.ip_mode}));
         let mut spec = json!({
             "type": "LoadBalancer",
             "clusterIP": text(Kind::ClusterIp)[0],
