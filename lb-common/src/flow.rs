@@ -473,6 +473,14 @@ mod tests {
         }
     }
 
+    #[test]
+    fn s60_records_live_as_long_as_kube_proxy_lets_the_kernels_entries_live() {
+        assert_eq!(Phase::Established.lifetime_s(protocol::TCP), 24 * 3600);
+        assert_eq!(Phase::Closing.lifetime_s(protocol::TCP), 3600);
+        assert_eq!(Phase::Established.lifetime_s(protocol::UDP), 120);
+        assert_eq!(Phase::Opening.lifetime_s(protocol::UDP), 30);
+    }
+
     fn flow(protocol: Protocol) -> Flow {
         let tuple = Tuple {
             src: Ipv4Addr::new(10, 0, 0, 1).into(),

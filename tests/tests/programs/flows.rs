@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, net::SocketAddr};
 use lb_common::{
     Phase,
     counter::Outcome::{NewFlow, Replied, ToStack},
-    wire::tcp::{ACK, FIN, RST},
+    wire::tcp::{ACK, FIN, RST, SYN},
 };
 use lb_tests::programs::{Bench, Case, Family, Packet, Pod, Program, Service, Verdict, each_case};
 
@@ -268,6 +268,35 @@ fn connection_that_has_expired_is_a_new_one() {
         bench.age(lifetime + 1);
         check_to(bench, &case.opening(client, vip), backend, true);
         assert_eq!(phase(bench), Phase::Opening);
+    });
+}
+
+/// The node's connection tracking may call a segment invalid; that does not unmask its sender.
+#[test]
+fn s45_a_segment_that_fits_no_window_still_comes_from_the_frontend() {
+    each_tcp(|bench, case| {
+        bench.serve(&[one(11)]);
+        let (client, vip, backend) = (case.pod_client(PORT), case.vip(1), case.backend(1, 11));
+        check_to(bench, &case.opening(client, vip), backend, true);
+        for flags in [
+            SYN | ACK,
+            ACK,
+            RST,
+            FIN | ACK,
+            0,
+            SYN | FIN | RST,
+            RST | ACK,
+        ] {
+            let reply = Packet::new(case.transport, flags, backend, client);
+            let masked = reply.clone().from(vip);
+            bench.check(
+                Program::PodEgress,
+                &reply,
+                Verdict::Next,
+                &masked,
+                &[Replied],
+            );
+        }
     });
 }
 

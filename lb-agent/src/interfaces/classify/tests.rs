@@ -59,7 +59,7 @@ const UPLINK: Option<Role> = Some(Role::Uplink);
 const TUNNEL: Option<Role> = Some(Role::Tunnel);
 
 #[test]
-fn device_of_the_default_route_is_the_uplink() {
+fn s40_pods_are_known_by_their_devices_and_uplinks_by_the_default_route() {
     let expected = [
         ("eth0", UPLINK),
         ("eth1", POD),

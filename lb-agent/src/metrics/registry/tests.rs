@@ -72,6 +72,19 @@ fn s69_s70_every_name_of_kube_proxy_is_there_before_anything_has_happened() {
 }
 
 #[test]
+fn s71_the_process_and_its_build_are_told() {
+    let names = names(&metrics(true).encode());
+    for name in [
+        "process_cpu_seconds_total",
+        "process_resident_memory_bytes",
+        "process_open_fds",
+        "lb_build_info",
+    ] {
+        assert!(names.contains(name), "{name}: {names:?}");
+    }
+}
+
+#[test]
 fn kube_proxys_names_can_be_left_out() {
     let text = metrics(false).encode();
     assert!(!text.contains("kubeproxy_"));

@@ -1,5 +1,6 @@
 //! Which endpoints serve (B), and what becomes of connections when they change (J).
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use lb_tests::lab::{Cluster, Place as _, Request, Requests, Site};
@@ -115,7 +116,7 @@ fn s17_hints_keep_traffic_on_the_node_or_in_the_zone_that_they_name() {
 }
 
 /// A connection (or a socket) that asks every 5 ms, from one port.
-fn hold(from: &Site, protocol: Protocol, to: std::net::SocketAddr) -> Requests {
+fn hold(from: &Site, protocol: Protocol, to: SocketAddr) -> Requests {
     let request = Request {
         hold: true,
         count: 0,
@@ -225,5 +226,62 @@ fn s59_a_socket_that_was_refused_is_served_once_its_endpoint_is_ready() {
     for mut client in clients {
         let answered = client.by_ref().take(100).find_map(Result::ok);
         assert_eq!(answered.expect("an answer").server, world.name(0));
+    }
+}
+
+/// Clients that ask over a connection of its own each time, one after the other, until told to stop.
+fn ask_on(from: &Site, to: impl IntoIterator<Item = SocketAddr>) -> Vec<Requests> {
+    let mut clients = Vec::new();
+    for to in to {
+        for protocol in Protocol::ALL {
+            let request = Request {
+                count: 0,
+                interval: Duration::from_millis(2),
+                ..Request::new(protocol, to)
+            };
+            clients.push(from.start(&request).expect("a client"));
+        }
+    }
+    clients
+}
+
+#[test]
+fn s61_a_rollout_loses_no_request_under_either_policy() {
+    for policy in ["Cluster", "Local"] {
+        let mut world = World::new(Cluster::builder().nodes(2), &[0, 1, 0, 1], &[]);
+        let pod = world.cluster.pod("client-pod", 0).expect("a pod");
+        let service = Service::new(1, []).with(json!({"externalTrafficPolicy": policy}));
+        let serve = |world: &mut World, endpoints: Vec<Endpoint>| {
+            world.serve(&[&service.clone().endpoints(endpoints)]);
+        };
+        let (ready, terminating) = (Endpoint::ready, Endpoint::terminating);
+        serve(&mut world, vec![ready(0), ready(1)]);
+        let dialled = [Kind::NodePort, Kind::LoadBalancer, Kind::ClusterIp];
+        let dialled = dialled
+            .map(|kind| service.dialled(&world, kind, 0))
+            .concat();
+        let mut clients = ask_on(pod.site(), dialled.iter().copied());
+        clients.extend(ask_on(world.cluster.client().site(), dialled));
+        // One pod after the other: a new one is ready, then the old one goes, then it is gone.
+        serve(&mut world, vec![ready(0), ready(1), ready(2)]);
+        serve(&mut world, vec![terminating(0), ready(1), ready(2)]);
+        serve(&mut world, vec![ready(1), ready(2)]);
+        serve(&mut world, vec![ready(1), ready(2), ready(3)]);
+        serve(&mut world, vec![terminating(1), ready(2), ready(3)]);
+        serve(&mut world, vec![ready(2), ready(3)]);
+        let replaced = world.names([2, 3]);
+        for client in &mut clients {
+            // Until it meets nobody but the new ones.
+            let mut last = client
+                .by_ref()
+                .map(|reply| reply.expect("no request fails"));
+            let met = last.find(|reply| replaced.contains(&reply.server));
+            assert!(met.is_some(), "the client has ended");
+        }
+        for client in clients {
+            for reply in client.finish() {
+                reply.expect("no request fails");
+            }
+        }
     }
 }
