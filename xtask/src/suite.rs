@@ -14,11 +14,15 @@ use crate::{process, setup, tally::Tally, tidy, workspace::Workspace};
 
 /// Environment variable that tells tests and the demo where the agent's binary is.
 pub(crate) const AGENT: &str = "LB_AGENT_BIN";
+/// Environment variable that tells the chaos test how many seeds to try.
+const CHAOS_SEEDS: &str = "LB_CHAOS_SEEDS";
+/// So many of them in a long run.
+const CHAOS_SEEDS_LONG: &str = "10000";
 
 /// A part of the tests.
 #[derive(Clone, Copy, ValueEnum)]
 pub(crate) enum Suite {
-    /// What needs no kernel: lb-common, lb-agent, xtask.
+    /// What needs no kernel: lb-common, lb-agent, the agent against a hostile API server, xtask.
     Unit,
     /// What the agent asks of the kernel, and the kernel programs, packet by packet
     /// (`BPF_PROG_TEST_RUN`); needs root.
@@ -34,6 +38,7 @@ impl Suite {
         match self {
             Self::Unit => &[
                 "-p lb-common --features lb-common/alloc -p lb-agent --lib --bins",
+                "-p lb-tests --test chaos",
                 "-p xtask",
             ],
             Self::Programs => &[
@@ -50,8 +55,8 @@ impl Suite {
     }
 }
 
-/// Runs one suite; without one, tidy and all of them.
-pub(crate) fn run(only: Option<Suite>) -> Result<Tally> {
+/// Runs one suite; without one, tidy and all of them. A long run tries more seeds.
+pub(crate) fn run(only: Option<Suite>, is_long: bool) -> Result<Tally> {
     let mut tally = Tally::default();
     if only.is_none() {
         tally.add(tidy::run(false)?);
@@ -60,7 +65,7 @@ pub(crate) fn run(only: Option<Suite>) -> Result<Tally> {
         .as_ref()
         .map_or(Suite::value_variants(), std::slice::from_ref);
     for &suite in suites {
-        match run_suite(suite) {
+        match run_suite(suite, is_long) {
             Ok(counts) => tally.add(counts),
             Err(error) => tally.record(Err(error)),
         }
@@ -69,7 +74,7 @@ pub(crate) fn run(only: Option<Suite>) -> Result<Tally> {
 }
 
 /// Builds what a suite needs, then runs it.
-fn run_suite(suite: Suite) -> Result<Tally> {
+fn run_suite(suite: Suite, is_long: bool) -> Result<Tally> {
     println!(
         "test: {}",
         suite
@@ -96,6 +101,7 @@ fn run_suite(suite: Suite) -> Result<Tally> {
             .args(["test", "--no-fail-fast"])
             .args(arguments.split(' '));
         cargo.envs(agent.iter().map(|path| (AGENT, path)));
+        cargo.envs(is_long.then_some((CHAOS_SEEDS, CHAOS_SEEDS_LONG)));
         tally.add(count(&mut cargo)?);
     }
     Ok(tally)

@@ -13,7 +13,7 @@ const NEVER: [(&[&str], &str); 3] = [
 const SLEEPS: [&str; 2] = ["sleep", "sleep_until"];
 
 /// Files that may sleep, and why.
-const SLEEPERS: [(&str, &str); 9] = [
+const SLEEPERS: [(&str, &str); 10] = [
     (
         "lb-agent/src/agent.rs",
         "pauses before it tries again what the kernel refused",
@@ -49,6 +49,10 @@ const SLEEPERS: [(&str, &str); 9] = [
     (
         "tests/src/lab/cgroup.rs",
         "polls with a deadline until a cgroup is empty",
+    ),
+    (
+        "tests/tests/chaos/run.rs",
+        "fails when its deadline has come",
     ),
 ];
 
