@@ -34,6 +34,8 @@ pub(crate) struct Agent {
     reconciler: Reconciler<Memory>,
     /// Services that were served before.
     seen: BTreeSet<String>,
+    /// The newest state of steady Services that was seen.
+    newest: BTreeMap<String, u32>,
     /// Services that were served before and then were not.
     pub(crate) lost: BTreeSet<String>,
 }
@@ -72,6 +74,7 @@ impl Agent {
             receiver,
             reconciler: reconciler()?,
             seen: BTreeSet::new(),
+            newest: BTreeMap::new(),
             lost: BTreeSet::new(),
         })
     }
@@ -87,7 +90,24 @@ impl Agent {
         self.seen.extend(now);
         reconcile(&mut self.reconciler, &snapshot.model)?;
         check_steady(&snapshot.model, self.reconciler.dataplane())?;
+        self.check_time(&snapshot.model)?;
         Ok(expected == Some(&snapshot.model))
+    }
+
+    /// Time goes on, and never back.
+    fn check_time(&mut self, model: &Model) -> Result<()> {
+        for (name, service) in &model.services {
+            let state = service.affinity_timeout_s.unwrap_or_default();
+            if STEADY.contains(&name.name.as_str()) {
+                let newest = self.newest.entry(name.name.clone()).or_default();
+                ensure!(
+                    state >= *newest,
+                    "{name} went back from {newest} to {state}"
+                );
+                *newest = state;
+            }
+        }
+        Ok(())
     }
 
     /// What the maps say.

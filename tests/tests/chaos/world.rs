@@ -24,6 +24,8 @@ const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
 pub(crate) struct World {
     server: ApiServer,
     rng: Rng,
+    /// Counts the changes of Services. Steady ones carry it, as the timeout of their affinity.
+    changes: u32,
     /// Services that were hidden or deleted at some time.
     pub(crate) broken: BTreeSet<String>,
 }
@@ -34,6 +36,7 @@ impl World {
         let mut world = Self {
             server,
             rng,
+            changes: 0,
             broken: BTreeSet::new(),
         };
         world.node()?;
@@ -100,8 +103,10 @@ impl World {
         if kind != "ClusterIP" {
             spec["externalTrafficPolicy"] = policy.into();
         }
-        if rng.bool() {
+        self.changes += 1;
+        if rng.bool() || STEADY.contains(&name) {
             spec["sessionAffinity"] = "ClientIP".into();
+            spec["sessionAffinityConfig"] = json!({"clientIP": {"timeoutSeconds": self.changes}});
         }
         if rng.u32(0..4) == 0 {
             spec["externalIPs"] = json!([format!("198.51.100.{}", rng.u8(1..200))]);
