@@ -19,7 +19,7 @@ pub(crate) fn run() -> Result<Tally> {
         programs,
         &[("CARGO_PROFILE_DEV_PANIC", "abort")],
     ));
-    tally.add(suite::run(None)?);
+    tally.add(suite::run(None, false)?);
     Ok(tally)
 }
 

@@ -32,7 +32,12 @@ enum Command {
     /// Build the kernel programs alone, into `target/ebpf`.
     BuildEbpf,
     /// Run tidy and all tests, or the tests of one suite.
-    Test { suite: Option<suite::Suite> },
+    Test {
+        suite: Option<suite::Suite>,
+        /// Try ten times as many seeds of chaos.
+        #[arg(long)]
+        long: bool,
+    },
     /// Check the rules that compilers do not know.
     Tidy {
         /// Record the verifier's instruction counts and the tests of `docs/semantics.md` as they
@@ -60,7 +65,7 @@ fn main() -> Result<ExitCode> {
     match Arguments::parse().command {
         Command::Setup => setup::all().map(|()| ExitCode::SUCCESS),
         Command::BuildEbpf => ebpf::build().map(|_| ExitCode::SUCCESS),
-        Command::Test { suite } => suite::run(suite).map(|tally| tally.report()),
+        Command::Test { suite, long } => suite::run(suite, long).map(|tally| tally.report()),
         Command::Tidy { bless } => tidy::run(bless).map(|tally| tally.report()),
         Command::Semantics { check } => semantics::run(check).map(|tally| tally.report()),
         Command::Ci => ci::run().map(|tally| tally.report()),

@@ -14,11 +14,16 @@ use crate::{process, semantics, setup, tally::Tally, tidy, workspace::Workspace}
 
 /// Environment variable that tells tests and the demo where the agent's binary is.
 pub(crate) const AGENT: &str = "LB_AGENT_BIN";
+/// Environment variable that tells the chaos test how many seeds to try.
+const CHAOS_SEEDS: &str = "LB_CHAOS_SEEDS";
+/// So many of them in a long run.
+const CHAOS_SEEDS_LONG: &str = "10000";
 
 /// A part of the tests.
 #[derive(Clone, Copy, ValueEnum)]
 pub(crate) enum Suite {
-    /// What needs no kernel: lb-common, lb-agent, the stand-in of an API server, xtask.
+    /// What needs no kernel: lb-common, lb-agent, the stand-in of an API server and the agent against
+    /// a hostile one, xtask.
     Unit,
     /// What the agent asks of the kernel, and the kernel programs, packet by packet
     /// (`BPF_PROG_TEST_RUN`); needs root.
@@ -41,6 +46,7 @@ impl Suite {
             Self::Unit => &[
                 "-p lb-common --features lb-common/alloc -p lb-agent --lib --bins",
                 "-p lb-tests --test apiserver",
+                "-p lb-tests --test chaos",
                 "-p xtask",
             ],
             Self::Programs => &[
@@ -58,14 +64,14 @@ impl Suite {
     }
 }
 
-/// Runs one suite; without one, tidy and all tests.
-pub(crate) fn run(only: Option<Suite>) -> Result<Tally> {
+/// Runs one suite; without one, tidy and all tests. A long run tries more seeds.
+pub(crate) fn run(only: Option<Suite>, is_long: bool) -> Result<Tally> {
     let mut tally = Tally::default();
     if only.is_none() {
         tally.add(tidy::run(false)?);
     }
     for suite in only.map_or(Suite::PARTS.to_vec(), |suite| vec![suite]) {
-        match run_suite(suite) {
+        match run_suite(suite, is_long) {
             Ok(counts) => tally.add(counts),
             Err(error) => tally.record(Err(error)),
         }
@@ -74,7 +80,7 @@ pub(crate) fn run(only: Option<Suite>) -> Result<Tally> {
 }
 
 /// Builds what a suite needs, then runs it.
-fn run_suite(suite: Suite) -> Result<Tally> {
+fn run_suite(suite: Suite, is_long: bool) -> Result<Tally> {
     println!(
         "test: {}",
         suite
@@ -88,7 +94,9 @@ fn run_suite(suite: Suite) -> Result<Tally> {
     }
     let mut tally = Tally::default();
     for arguments in suite.runs() {
-        tally.add(count(&mut bench.cargo_test(arguments))?);
+        let mut cargo = bench.cargo_test(arguments);
+        cargo.envs(is_long.then_some((CHAOS_SEEDS, CHAOS_SEEDS_LONG)));
+        tally.add(count(&mut cargo)?);
     }
     Ok(tally)
 }

@@ -13,7 +13,7 @@ const NEVER: [(&[&str], &str); 3] = [
 const SLEEPS: [&str; 2] = ["sleep", "sleep_until"];
 
 /// Files that may sleep, and why.
-const SLEEPERS: [(&str, &str); 11] = [
+const SLEEPERS: [(&str, &str); 12] = [
     (
         "lb-agent/src/agent.rs",
         "pauses before it tries again what the kernel refused",
@@ -57,6 +57,10 @@ const SLEEPERS: [(&str, &str); 11] = [
     (
         "tests/src/lab/cgroup.rs",
         "polls with a deadline until a cgroup is empty",
+    ),
+    (
+        "tests/tests/chaos/run.rs",
+        "fails when its deadline has come",
     ),
 ];
 

@@ -65,6 +65,12 @@ pub enum Error {
         /// The address.
         server: String,
     },
+    /// A service account's token would be sent for everyone on the way to read.
+    #[error("send the service account's token to {server}: use https, or http for all servers")]
+    Plain {
+        /// The address.
+        server: String,
+    },
     /// The API server is behind a proxy.
     #[error("connect through {proxy}: proxies are not supported (unset HTTPS_PROXY)")]
     Proxy {
@@ -94,10 +100,15 @@ pub(super) async fn connect(connection: &Connection, times: &Times) -> Result<Co
     let mut config = match (&connection.kubeconfig, servers.first()) {
         (Some(path), _) => load(path).await?,
         (None, None) => Config::incluster().map_err(in_cluster)?,
-        // The token of a service account is for nobody on the way.
         (None, Some(server)) if servers.iter().all(is_plain) => Config::new(server.clone()),
-        // Unlike the other, this one needs no environment.
-        (None, Some(_)) => Config::incluster_dns().map_err(in_cluster)?,
+        (None, Some(_)) => match servers.iter().find(|server| is_plain(server)) {
+            Some(server) => {
+                let server = server.to_string();
+                return Err(Error::Plain { server });
+            }
+            // Unlike the other, this one needs no environment.
+            None => Config::incluster_dns().map_err(in_cluster)?,
+        },
     };
     match servers.first() {
         Some(server) => config.cluster_url = server.clone(),
@@ -108,7 +119,14 @@ pub(super) async fn connect(connection: &Connection, times: &Times) -> Result<Co
         return Err(Error::Proxy { proxy });
     }
     let rotation = Rotation::new(servers.clone(), times.response);
-    let client = client(&config, rotation, times).map_err(|e| Error::Client(Box::new(e)))?;
+    let tcp = connector(times);
+    let client = if servers.iter().all(is_plain) {
+        client(tcp, &config, rotation)
+    } else {
+        let tls = config.rustls_https_connector_with_connector(tcp);
+        tls.and_then(|tls| client(tls, &config, rotation))
+    };
+    let client = client.map_err(|error| Error::Client(Box::new(error)))?;
     Ok(Connected { client, servers })
 }
 
@@ -141,11 +159,13 @@ fn is_plain(uri: &Uri) -> bool {
 /// kube's own stack, but that dead connections are noticed, and that there are several servers.
 ///
 /// kube's layers keep the token and the certificates of a service account fresh.
-fn client(config: &Config, rotation: Rotation, times: &Times) -> Result<Client, kube::Error> {
-    let https = config.rustls_https_connector_with_connector(connector(times))?;
+fn client<C>(connector: C, config: &Config, rotation: Rotation) -> Result<Client, kube::Error>
+where
+    C: legacy::connect::Connect + Clone + Send + Sync + 'static,
+{
     let http: legacy::Client<_, Body> = legacy::Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
-        .build(https);
+        .build(connector);
     let service = ServiceBuilder::new()
         .layer(rotation)
         .option_layer(config.auth_layer()?)
@@ -243,6 +263,17 @@ mod tests {
             assert!(error.contains("https://10.0.0.1:6443"), "{error}");
         }
         assert!(parse(" https://[fd00::1]:6443").is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_token_goes_to_no_server_that_is_not_encrypted() {
+        let servers = ["https://192.0.2.1:6443", "http://192.0.2.2:8080"];
+        let connection = Connection {
+            kubeconfig: None,
+            servers: servers.map(str::to_owned).to_vec(),
+        };
+        let error = connect(&connection, &Times::default()).await.err().unwrap();
+        assert!(matches!(&error, Error::Plain { server } if server == "http://192.0.2.2:8080/"));
     }
 
     #[tokio::test]

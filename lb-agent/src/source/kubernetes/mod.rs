@@ -84,7 +84,8 @@ impl Kubernetes {
     /// # Errors
     ///
     /// [`Error::Kubeconfig`] or [`Error::InCluster`] if the configuration cannot be read,
-    /// [`Error::Server`], [`Error::Proxy`] or [`Error::Client`] if it does not make a client.
+    /// [`Error::Server`], [`Error::Plain`], [`Error::Proxy`] or [`Error::Client`] if it does not
+    /// make a client.
     pub async fn connect(
         connection: &Connection,
         role: impl Into<Role>,
