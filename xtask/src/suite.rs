@@ -109,7 +109,7 @@ impl Bench {
         let workspace = Workspace::find()?;
         let agent = if needs_root {
             setup::all()?;
-            Some(build_agent(&workspace)?)
+            Some(build_agent(&workspace, Profile::Debug)?)
         } else {
             setup::for_building()?;
             None
@@ -151,12 +151,39 @@ pub(crate) fn count(cargo: &mut Command) -> Result<Tally> {
     Ok(tally)
 }
 
+/// How cargo builds.
+#[derive(Clone, Copy)]
+pub(crate) enum Profile {
+    Debug,
+    Release,
+}
+
+impl Profile {
+    /// Flags of cargo's commands.
+    pub(crate) fn flags(self) -> &'static [&'static str] {
+        match self {
+            Self::Debug => &[],
+            Self::Release => &["--release"],
+        }
+    }
+
+    /// Which binaries there are to be. To optimise one takes minutes.
+    fn binaries(self) -> &'static str {
+        match self {
+            Self::Debug => "--bins",
+            Self::Release => "--bin lb-agent --bin lab-perf --bin lab-tool",
+        }
+    }
+}
+
 /// Builds the lab's binaries and the agent, and returns the path of the agent's binary.
-pub(crate) fn build_agent(workspace: &Workspace) -> Result<PathBuf> {
+pub(crate) fn build_agent(workspace: &Workspace, profile: Profile) -> Result<PathBuf> {
     let mut cargo = workspace.cargo();
-    cargo.args(
-        "build -p lb-agent -p lb-tests --bins --message-format json-render-diagnostics".split(' '),
-    );
+    cargo
+        .args(["build", "-p", "lb-agent", "-p", "lb-tests"])
+        .args(profile.binaries().split(' '))
+        .args(["--message-format", "json-render-diagnostics"])
+        .args(profile.flags());
     let messages = process::output(&mut cargo)?;
     let messages = String::from_utf8(messages).context("cargo's messages are not UTF-8")?;
     executable(&messages, "lb-agent").context("cargo built no lb-agent")
