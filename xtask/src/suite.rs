@@ -62,6 +62,7 @@ pub(crate) fn run(only: Option<Suite>) -> Result<Tally> {
     let mut tally = Tally::default();
     if only.is_none() {
         tally.add(tidy::run(false)?);
+        tally.record(semantics::check_all_proved());
     }
     for suite in only.map_or(Suite::PARTS.to_vec(), |suite| vec![suite]) {
         match run_suite(suite) {
