@@ -3,10 +3,11 @@
 //! [`lab`] builds a cluster (nodes, pods, an outside network) on the machine at
 //! hand; [`tool`] is what runs inside of it: small servers and clients that say who
 //! answered whom, and which addresses each of them saw. [`programs`] runs the kernel
-//! programs on single packets; [`demo`] shows the main job.
+//! programs on single packets; [`demo`] shows the main job; [`perf`] measures.
 
 pub mod apiserver;
 pub mod demo;
 pub mod lab;
+pub mod perf;
 pub mod programs;
 pub mod tool;

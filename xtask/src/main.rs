@@ -6,8 +6,8 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 mod ci;
-mod demo;
 mod ebpf;
+mod lab;
 mod process;
 mod semantics;
 mod setup;
@@ -59,6 +59,12 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Measure the load balancer: `perf control` is what an agent takes to learn a large cluster.
+    Perf {
+        /// Passed on to the measurements; `--help` lists them.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
 }
 
 fn main() -> Result<ExitCode> {
@@ -69,6 +75,7 @@ fn main() -> Result<ExitCode> {
         Command::Tidy { bless } => tidy::run(bless).map(|tally| tally.report()),
         Command::Semantics { check } => semantics::run(check).map(|tally| tally.report()),
         Command::Ci => ci::run().map(|tally| tally.report()),
-        Command::Demo { arguments } => demo::run(&arguments),
+        Command::Demo { arguments } => lab::demo(&arguments),
+        Command::Perf { arguments } => lab::perf(&arguments),
     }
 }

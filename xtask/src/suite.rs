@@ -69,6 +69,7 @@ pub(crate) fn run(only: Option<Suite>, is_long: bool) -> Result<Tally> {
     let mut tally = Tally::default();
     if only.is_none() {
         tally.add(tidy::run(false)?);
+        tally.record(semantics::check_all_proved());
     }
     for suite in only.map_or(Suite::PARTS.to_vec(), |suite| vec![suite]) {
         match run_suite(suite, is_long) {
@@ -118,7 +119,7 @@ impl Bench {
         let workspace = Workspace::find()?;
         let agent = if needs_root {
             setup::all()?;
-            Some(build_agent(&workspace)?)
+            Some(build_agent(&workspace, Profile::Debug)?)
         } else {
             setup::for_building()?;
             None
@@ -160,12 +161,39 @@ pub(crate) fn count(cargo: &mut Command) -> Result<Tally> {
     Ok(tally)
 }
 
+/// How cargo builds.
+#[derive(Clone, Copy)]
+pub(crate) enum Profile {
+    Debug,
+    Release,
+}
+
+impl Profile {
+    /// Flags of cargo's commands.
+    pub(crate) fn flags(self) -> &'static [&'static str] {
+        match self {
+            Self::Debug => &[],
+            Self::Release => &["--release"],
+        }
+    }
+
+    /// Which binaries there are to be. To optimise one takes minutes.
+    fn binaries(self) -> &'static str {
+        match self {
+            Self::Debug => "--bins",
+            Self::Release => "--bin lb-agent --bin lab-perf --bin lab-tool",
+        }
+    }
+}
+
 /// Builds the lab's binaries and the agent, and returns the path of the agent's binary.
-pub(crate) fn build_agent(workspace: &Workspace) -> Result<PathBuf> {
+pub(crate) fn build_agent(workspace: &Workspace, profile: Profile) -> Result<PathBuf> {
     let mut cargo = workspace.cargo();
-    cargo.args(
-        "build -p lb-agent -p lb-tests --bins --message-format json-render-diagnostics".split(' '),
-    );
+    cargo
+        .args(["build", "-p", "lb-agent", "-p", "lb-tests"])
+        .args(profile.binaries().split(' '))
+        .args(["--message-format", "json-render-diagnostics"])
+        .args(profile.flags());
     let messages = process::output(&mut cargo)?;
     let messages = String::from_utf8(messages).context("cargo's messages are not UTF-8")?;
     executable(&messages, "lb-agent").context("cargo built no lb-agent")

@@ -47,6 +47,14 @@ impl Agent {
     /// # Errors
     /// When there is no such binary.
     pub fn start(node: &Node, flags: &[&str]) -> Result<Self> {
+        Self::start_with_log(node, flags, "info,lb_agent=debug")
+    }
+
+    /// Starts an agent that logs what `filter` lets through.
+    ///
+    /// # Errors
+    /// When there is no such binary.
+    pub fn start_with_log(node: &Node, flags: &[&str], filter: &str) -> Result<Self> {
         pass_at_peer(node).context("let the switch receive what XDP sends")?;
         let pin_dir = node.pin_dir().join("agent");
         let log = node.dir().join("agent.log");
@@ -59,7 +67,7 @@ impl Agent {
             .arg("--cgroup")
             .arg(node.cgroup())
             .args(flags)
-            .env("RUST_LOG", "info,lb_agent=debug")
+            .env("RUST_LOG", filter)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(output)
@@ -124,6 +132,12 @@ impl Agent {
             self.log_end()
         );
         Ok(())
+    }
+
+    /// The number of its process.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Where it pins its maps and links.

@@ -3,6 +3,7 @@
 mod health;
 mod http;
 mod lifecycle;
+mod perf;
 mod scene;
 mod semantics;
 mod walks;

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fs};
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, ensure};
 
 use self::{items::Items, proofs::Proof};
 use crate::{tally::Tally, tidy::source::Source, workspace::Workspace};
@@ -37,6 +37,18 @@ pub(crate) fn run(check: bool) -> Result<Tally> {
         Err(anyhow!(problems.join("\n  ")))
     });
     Ok(tally)
+}
+
+/// An error if any item that is ours has no test.
+pub(crate) fn check_all_proved() -> Result<()> {
+    let workspace = Workspace::find()?;
+    let semantics = Semantics::read(&workspace, &Source::read_all(&workspace.root)?)?;
+    println!("semantics: {}", semantics.summary());
+    ensure!(
+        semantics.unproved().is_empty(),
+        "not every item of {ITEMS} has a test"
+    );
+    Ok(())
 }
 
 impl Semantics {

@@ -13,7 +13,7 @@ const NEVER: [(&[&str], &str); 3] = [
 const SLEEPS: [&str; 2] = ["sleep", "sleep_until"];
 
 /// Files that may sleep, and why.
-const SLEEPERS: [(&str, &str); 12] = [
+const SLEEPERS: &[(&str, &str)] = &[
     (
         "lb-agent/src/agent.rs",
         "pauses before it tries again what the kernel refused",
@@ -57,6 +57,10 @@ const SLEEPERS: [(&str, &str); 12] = [
     (
         "tests/src/lab/cgroup.rs",
         "polls with a deadline until a cgroup is empty",
+    ),
+    (
+        "tests/src/perf/control.rs",
+        "looks at intervals how much memory an agent has, and whether it is done",
     ),
     (
         "tests/tests/chaos/run.rs",
