@@ -52,6 +52,8 @@ pub(super) enum Fault {
     Garbage,
     /// The beginning of a watch, and the end of the connection.
     Empty,
+    /// Of two events, nonsense in place of the first.
+    Nonsense,
 }
 
 /// What goes wrong, by what is wanted, and how often the same was wanted of the kind before.
@@ -361,10 +363,17 @@ async fn serve_fault(
         }
         Fault::Garbage => format!("{HEAD}{{\"type\":\"ADDED\",\"object\":[\n"),
         Fault::Empty => HEAD.to_owned(),
+        Fault::Nonsense => {
+            let mut state = state;
+            let before = state.borrow().kinds[kind].events.len();
+            let wanted = state.wait_for(|state| state.kinds[kind].events.len() == before + 2);
+            let second = wanted.await.unwrap().kinds[kind].events[before + 1].clone();
+            format!("{HEAD}nonsense\n{second}\n")
+        }
     };
     stream.write_all(answer.as_bytes()).await?;
     stream.flush().await?;
-    if matches!(fault, Fault::Hang | Fault::NoEnd) {
+    if matches!(fault, Fault::Hang | Fault::NoEnd | Fault::Nonsense) {
         // Until the client has had enough.
         stream.read_u8().await?;
     }

@@ -108,6 +108,11 @@ async fn what_every_node_says_is_one_event() {
         reporter.report([].into());
         reporter.report([rejection(Cause::ConflictingFrontend)].into());
         reporter.report([rejection(Cause::UnsupportedFeature)].into());
+        let is_last =
+            |(_, _, body): &(String, String, Value)| body["reason"] == "UnsupportedFeature";
+        server
+            .expect(|state| state.written.iter().any(is_last))
+            .await;
         let written = written(&server, 2).await;
         assert_eq!(written.len(), 2, "a repetition says nothing new");
         seen.push(names(&written));

@@ -194,6 +194,21 @@ async fn an_event_that_breaks_off_is_sent_again() {
 }
 
 #[tokio::test]
+async fn an_event_that_makes_no_sense_is_not_passed_over() {
+    let mut api = Api::synced(&["a"]).await;
+    api.server.plan(SERVICES, |what, count| {
+        (what == What::Watch && count == 0).then_some(Fault::Nonsense)
+    });
+    let server = api.server.clone();
+    api.server
+        .expect(|_| server.whats(SERVICES).contains(&What::Watch))
+        .await;
+    api.server.send(SERVICES, "ADDED", service("b"));
+    api.server.send(SERVICES, "ADDED", service("c"));
+    api.expect_services(&["a", "b", "c"]).await;
+}
+
+#[tokio::test]
 async fn bookmarks_move_a_watch_on() {
     let mut api = Api::synced(&["a"]).await;
     let bookmark = json!({"kind": "Service", "apiVersion": "v1",
