@@ -79,6 +79,8 @@ pub struct NodeOptions {
     pub node_port_addresses: NodePortAddresses,
     /// Whether its processes reach NodePorts on loopback addresses.
     pub localhost_node_ports: bool,
+    /// Whether addresses of Services answer ICMP echo requests.
+    pub answers_echo: bool,
     /// Which external addresses Services may have.
     pub external_ips: ExternalIps,
     /// Whether source ranges hold for external addresses and NodePorts, too.
@@ -370,7 +372,12 @@ impl Agent {
                 self.faults.sync = None;
                 let programmed = self.reconciler.programmed();
                 let model = &snapshot.model;
-                self.monitor.done(took, model, &outcome, programmed).await;
+                self.monitor.done(took, model, &outcome, programmed);
+                let addresses = match self.node.node_port_addresses {
+                    NodePortAddresses::Primary => BTreeSet::new(),
+                    NodePortAddresses::Within(_) => node.node_port_addresses,
+                };
+                self.monitor.check_health_at(addresses).await;
                 self.services
                     .report(outcome.rejections.into_iter().collect());
                 !outcome.no_room
@@ -414,6 +421,7 @@ fn node_view(options: &NodeOptions, snapshot: &Snapshot, devices: &interfaces::S
             .choose(&primary, &devices.local_addresses),
         pod_networks: devices.pod_networks.clone(),
         localhost_node_ports: options.localhost_node_ports,
+        answers_echo: options.answers_echo,
         source_ranges_everywhere: options.source_ranges_everywhere,
         external_ips: options.external_ips.clone(),
         interfaces: devices.interfaces(),

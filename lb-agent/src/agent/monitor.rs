@@ -1,7 +1,8 @@
 //! What the loop tells others: probes, scrapes, and load balancers that check a Service's health.
 
 use std::{
-    net::SocketAddr,
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
@@ -14,14 +15,14 @@ use tracing::{error, info, warn};
 use super::probe::chain;
 use crate::{
     dataplane::bpf,
-    desired::{local_ready_endpoints, no_local_endpoints},
+    desired::{LocalReady, local_ready_endpoints, no_local_endpoints},
     event::{Event, Events},
     health::{Family, HealthSite, ListenFailure, NodePorts, Probe, Status, prober},
     http::{ListenError, Server, Site, both_families},
     metrics::{
         Changes, Done, MapReader, Maps, Metrics, MetricsSite, Sync, Usage, changes, triggers,
     },
-    model::{Model, Reference},
+    model::{Model, ObjectName, Reference},
     reconcile::{Outcome, Programmed},
     source::Snapshot,
 };
@@ -47,6 +48,8 @@ pub(super) struct Monitor {
     metrics: Arc<Metrics>,
     usage: Arc<Usage>,
     node_ports: NodePorts,
+    /// Services whose health is checked here.
+    local: BTreeMap<ObjectName, LocalReady>,
     events: Events,
     /// Questions that the loop has to answer.
     pub(super) probes: mpsc::Receiver<Probe>,
@@ -95,6 +98,7 @@ impl Monitor {
         Ok(Self {
             node_name: identity.node_name,
             node_ports: NodePorts::new(Arc::clone(&status)),
+            local: BTreeMap::new(),
             events,
             status,
             metrics,
@@ -140,7 +144,7 @@ impl Monitor {
     }
 
     /// A turn of the loop has brought the maps in step with `model`.
-    pub(super) async fn done(
+    pub(super) fn done(
         &mut self,
         took: Duration,
         model: &Arc<Model>,
@@ -168,12 +172,12 @@ impl Monitor {
             .as_ref()
             .is_none_or(|before| !Arc::ptr_eq(before, model))
         {
-            self.publish(now, &before.unwrap_or_default(), model).await;
+            self.publish(now, &before.unwrap_or_default(), model);
         }
     }
 
     /// Tells what follows from a new model that is programmed.
-    async fn publish(&mut self, now: SystemTime, before: &Model, model: &Model) {
+    fn publish(&mut self, now: SystemTime, before: &Model, model: &Model) {
         let mut new = triggers(before, model);
         // What happened before our time was not ours to program.
         new.retain(|trigger| trigger.at > self.started);
@@ -182,9 +186,14 @@ impl Monitor {
             let counts = no_local_endpoints(model, &self.node_name, family == Family::V4);
             self.metrics.set_no_local_endpoints(family, counts);
         }
-        let local = local_ready_endpoints(model, &self.node_name);
-        self.status.set_local(local.clone());
-        for failure in self.node_ports.sync(&local, &[]).await {
+        self.local = local_ready_endpoints(model, &self.node_name);
+        self.status.set_local(self.local.clone());
+    }
+
+    /// Answers health checks of Services at these addresses; none are all.
+    pub(super) async fn check_health_at(&mut self, addresses: BTreeSet<IpAddr>) {
+        let addresses = Vec::from_iter(addresses);
+        for failure in self.node_ports.sync(&self.local, &addresses).await {
             self.tell_listen_failure(&failure);
         }
     }

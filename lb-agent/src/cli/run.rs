@@ -94,6 +94,10 @@ pub struct RunArgs {
     #[arg(long, value_enum, default_value_t)]
     localhost_nodeports: Switch,
 
+    /// Whether addresses of Services with endpoints answer ICMP echo requests.
+    #[arg(long, value_enum, default_value_t)]
+    icmp_echo: Switch,
+
     /// Which externalIPs Services may have: "allow" for all, "deny" for none, or networks; may be
     /// repeated. Whoever may write a Service can draw the traffic for such an address to it.
     #[arg(
@@ -222,6 +226,7 @@ impl RunArgs {
                 name: node_name.to_lowercase(),
                 node_port_addresses: addresses::node_ports(&self.nodeport_addresses)?,
                 localhost_node_ports: self.localhost_nodeports == Switch::On,
+                answers_echo: self.icmp_echo == Switch::On,
                 external_ips: addresses::external_ips(&self.external_ips)?,
                 source_ranges_everywhere: self.source_ranges == SourceRanges::External,
             },

@@ -126,6 +126,7 @@ pub(super) fn node() -> NodeView {
         .map(ip)
         .into(),
         node_port_addresses: ["192.168.0.1", "fd00:77::1"].map(ip).into(),
+        answers_echo: true,
         ..NodeView::default()
     }
 }

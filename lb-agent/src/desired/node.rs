@@ -26,6 +26,8 @@ pub struct NodeView {
     pub pod_networks: BTreeSet<IpNet>,
     /// Whether processes of the node reach NodePorts on loopback addresses (item 22).
     pub localhost_node_ports: bool,
+    /// Whether addresses of Services answer ICMP echo requests (item 29).
+    pub answers_echo: bool,
     /// Whether source ranges hold for external addresses and NodePorts, too, and not for those of
     /// load balancers only (item 46).
     pub source_ranges_everywhere: bool,

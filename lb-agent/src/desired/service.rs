@@ -237,7 +237,7 @@ impl<'a> Subject<'a> {
         for (key, spec) in frontends {
             let has = |flag| spec.flags & flag != 0;
             if !has(flags::NODE_PORT) {
-                let served = if has(flags::HAS_ENDPOINTS) {
+                let served = if self.node.answers_echo && has(flags::HAS_ENDPOINTS) {
                     vip::flags::SERVED
                 } else {
                     0

@@ -259,6 +259,7 @@ impl Bench {
             name: "node1".into(),
             node_port_addresses: Family::ALL.map(|family| family.node(1)).into(),
             localhost_node_ports: true,
+            answers_echo: true,
             interfaces: self.devices.interfaces(),
             ..NodeView::default()
         };

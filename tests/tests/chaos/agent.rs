@@ -132,6 +132,7 @@ fn reconcile(reconciler: &mut Reconciler<Memory>, model: &Model) -> Result<()> {
         name: NODE.to_owned(),
         node_port_addresses: [IpAddr::from([192, 0, 2, 1])].into(),
         localhost_node_ports: true,
+        answers_echo: true,
         ..NodeView::default()
     };
     let outcome = reconciler.reconcile(model, &node, Instant::now())?;

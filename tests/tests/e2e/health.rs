@@ -179,6 +179,18 @@ fn s51_s52_s53_a_load_balancer_is_told_of_the_ready_endpoints_of_this_node() {
 }
 
 #[test]
+fn s51_health_checks_are_answered_at_the_addresses_of_node_ports_only() {
+    let ready = slice("one", &[("10.200.0.1", "node1", true, false)]);
+    let flags = ["--nodeport-addresses", "192.168.77.0/24,fd00:77::/64"];
+    let mut stage = Stage::new(&[etl(CHECK_PORT), ready].concat(), &flags);
+    assert_eq!(stage.counted(CHECK_PORT, false, 1).status, 200);
+    for addr in stage.node().pod_gateway() {
+        let to = SocketAddr::new(addr, CHECK_PORT);
+        assert!(get(stage.node(), to, "/").is_err(), "{to}");
+    }
+}
+
+#[test]
 fn s51_s52_the_answer_follows_the_endpoints_and_the_service() {
     let ready = slice("one", &[("10.200.0.1", "node1", true, false)]);
     let mut stage = Stage::new(&[etl(CHECK_PORT), ready.clone()].concat(), &[]);

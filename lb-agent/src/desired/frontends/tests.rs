@@ -70,6 +70,7 @@ fn s21_a_node_port_is_on_the_nodes_addresses_for_it_only() {
 fn s22_a_node_port_is_on_loopback_if_told_so() {
     let node = NodeView {
         localhost_node_ports: true,
+        answers_echo: true,
         ..node()
     };
     let mut service = service();

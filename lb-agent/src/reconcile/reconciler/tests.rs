@@ -158,6 +158,7 @@ fn node() -> NodeView {
         node_port_addresses: [[192, 168, 0, 1].into()].into(),
         pod_networks: ["10.244.3.0/24".parse().unwrap()].into(),
         localhost_node_ports: true,
+        answers_echo: true,
         ..NodeView::default()
     }
 }

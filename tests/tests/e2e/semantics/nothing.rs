@@ -153,16 +153,17 @@ fn pings(from: &Site, to: IpAddr) -> bool {
 
 #[test]
 fn s29_an_address_of_a_service_answers_echo_requests_while_it_has_endpoints() {
-    let cluster = Cluster::builder().nodes(1).host_tx_offload(false);
-    let mut world = World::new(cluster, &[0], &[]);
-    let pod = world.cluster.pod("client-pod", 0).expect("a pod");
-    for (service, answers) in [(Service::new(1, [0]), true), (Service::new(1, []), false)] {
-        world.serve(&[&service]);
-        for kind in [Kind::ClusterIp, Kind::LoadBalancer, Kind::ExternalIp] {
-            for addr in service.addresses(kind) {
+    for (flag, is_on) in [("on", true), ("off", false)] {
+        let cluster = Cluster::builder().nodes(1).host_tx_offload(false);
+        let mut world = World::new(cluster, &[0], &["--icmp-echo", flag]);
+        let pod = world.cluster.pod("client-pod", 0).expect("a pod");
+        for (service, answers) in [(Service::new(1, [0]), is_on), (Service::new(1, []), false)] {
+            world.serve(&[&service]);
+            let kinds = [Kind::ClusterIp, Kind::LoadBalancer, Kind::ExternalIp];
+            for addr in kinds.map(|kind| service.addresses(kind)).concat() {
                 for client in [pod.site(), world.cluster.client().site()] {
                     let name = client.name();
-                    assert_eq!(pings(client, addr), answers, "{name} pings {addr}");
+                    assert_eq!(pings(client, addr), answers, "{name} pings {addr}, {flag}");
                 }
             }
         }
