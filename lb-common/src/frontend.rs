@@ -117,4 +117,6 @@ pub mod flags {
     pub const SOURCE_RANGES: u32 = 1 << 5;
     /// The node's own addresses are not in the source ranges: its processes are not served.
     pub const NODE_DENIED: u32 = 1 << 6;
+    /// Never in a map: the programs' own word for a cluster address without this port.
+    pub(crate) const UNSERVED: u32 = 1 << 31;
 }

@@ -392,7 +392,16 @@ impl Planner<'_> {
         for (id, key) in std::mem::take(&mut self.leaving) {
             let owner = self.programmed.frontends.get(&key).map(|f| f.service);
             if owner == Some(id) {
-                self.programmed.frontends.remove(&key);
+                if let Some(frontend) = self.programmed.frontends.remove(&key) {
+                    // Connections outlive their frontend, as long as anybody can tell whose they
+                    // are (item 58).
+                    let nobody = Frontend {
+                        inside: Extent::EMPTY,
+                        outside: Extent::EMPTY,
+                        ..frontend
+                    };
+                    self.steps.pinned.insert(key, nobody);
+                }
                 let op = Op::Remove(Key::Frontend(key));
                 self.steps.frontends_out.push(op);
             }

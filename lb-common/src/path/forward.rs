@@ -9,6 +9,7 @@ use bytemuck::Zeroable;
 use super::{
     Action, Env, Route, Scratch, choose,
     open::{Opened, open},
+    unserved::{self, Judgement},
 };
 use crate::{
     Addr, BackendRef, Extent, FlowKey, Frontend, Hop, Pin, Slot, Tuple,
@@ -106,9 +107,15 @@ impl Found {
     }
 }
 
-/// Translates the packet `scratch.parsed` if it dials a frontend. Nothing if it dials none.
+/// Translates the packet `scratch.parsed` if it dials a frontend. Nothing if it dials none, unless
+/// this hook `decides_all`: then it is about cluster addresses that have no such port, too.
 #[inline(always)]
-pub fn forward<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> Option<Action> {
+pub fn forward<E: Env>(
+    env: &mut E,
+    scratch: &mut Scratch,
+    site: Site,
+    decides_all: bool,
+) -> Option<Action> {
     let tuple = &scratch.parsed.tuple;
     if tuple.dst.is_loopback() || site == Site::Wire && tuple.src.is_loopback() {
         // Localhost NodePorts are for sockets of the node, never for packets (item 22).
@@ -119,7 +126,13 @@ pub fn forward<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> Option
     }
     scratch.frontend_key = tuple.frontend();
     scratch.hash = tuple.hash(env.config().seed);
-    let frontend = env.frontend(&scratch.frontend_key)?;
+    let Some(frontend) = env.frontend(&scratch.frontend_key) else {
+        return if decides_all {
+            without_frontend(env, scratch, site)
+        } else {
+            None
+        };
+    };
     scratch.service = frontend.service;
     scratch.flags = frontend.flags;
     scratch.affinity_timeout_s = frontend.affinity_timeout_s;
@@ -138,6 +151,19 @@ pub fn forward<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> Option
     Some(serve(env, scratch, site))
 }
 
+/// Nobody serves this port; a connection that there was may go on.
+#[inline(always)]
+fn without_frontend<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> Option<Action> {
+    scratch.flags = 0;
+    match unserved::judge(env, scratch) {
+        Judgement::Resume => {
+            scratch.now = env.now();
+            Some(serve_no_more(env, scratch, site))
+        }
+        other => other.action(),
+    }
+}
+
 /// There is nobody for new connections; those that there are may go on with who they have.
 #[inline(always)]
 fn serve_no_more<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> Action {
@@ -150,6 +176,11 @@ fn serve_no_more<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> Acti
     }
     if !choose::may_begin(env, scratch) {
         return Action::Drop(Outcome::NotAllowed);
+    }
+    if scratch.flags & flags::UNSERVED != 0 {
+        return unserved::judge(env, scratch)
+            .action()
+            .unwrap_or(Action::Pass);
     }
     // A policy that finds nobody here drops; a Service without anybody rejects (items 41, 42).
     if scratch.flags & flags::HAS_ENDPOINTS != 0 {

@@ -16,18 +16,18 @@ use crate::{
 #[inline(always)]
 pub fn xdp<E: Env>(env: &mut E, scratch: &mut Scratch) -> Action {
     snat_reply(env, scratch)
-        .or_else(|| forward(env, scratch, Site::Wire))
+        .or_else(|| forward(env, scratch, Site::Wire, false))
         .unwrap_or(Action::Pass)
 }
 
 /// tcx ingress of an uplink.
 #[inline(always)]
 pub fn wire_ingress<E: Env>(env: &mut E, scratch: &mut Scratch) -> Action {
-    match snat_reply(env, scratch).or_else(|| forward(env, scratch, Site::Wire)) {
+    match snat_reply(env, scratch).or_else(|| forward(env, scratch, Site::Wire, true)) {
         Some(action) => action,
         None => {
             forget(env, scratch, edge::WIRE_EGRESS);
-            unserved::reject(env, scratch).unwrap_or(Action::Pass)
+            Action::Pass
         }
     }
 }
@@ -53,11 +53,11 @@ pub fn pod_ingress<E: Env>(env: &mut E, scratch: &mut Scratch) -> Action {
     {
         return action;
     }
-    match forward(env, scratch, Site::Pod(ifindex)) {
+    match forward(env, scratch, Site::Pod(ifindex), true) {
         Some(action) => action,
         None => {
             forget(env, scratch, ifindex);
-            unserved::reject(env, scratch).unwrap_or(Action::Pass)
+            Action::Pass
         }
     }
 }

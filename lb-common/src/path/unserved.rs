@@ -4,26 +4,64 @@ use super::{Action, Scratch, Tables};
 use crate::{
     Addr,
     counter::Outcome,
+    frontend,
     vip::{flags, net_flags},
 };
 
-/// A packet for a port that nobody serves, or of a protocol without ports. Nothing if its
-/// destination is no cluster address.
+/// What is to be done about a packet that no frontend is there for.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Judgement {
+    /// Its destination is no cluster address.
+    NotOurs,
+    /// It may belong to a connection to a Service that there was.
+    Resume,
+    /// Its sender is told that nobody serves it.
+    Reject,
+    /// Nobody has the address.
+    Drop,
+}
+
+/// Judges a packet for a port that nobody serves, or of a protocol without ports.
 ///
 /// It must not go on: the default gateway could send it back, and so on until its time to live has
-/// passed (item 44).
+/// passed (item 44). A connection outlives its Service (item 58).
 #[inline(never)]
-pub fn reject<T: Tables>(env: &T, scratch: &mut Scratch) -> Option<Action> {
+pub(super) fn judge<T: Tables>(env: &T, scratch: &mut Scratch) -> Judgement {
     let net = env.service_net(scratch.parsed.tuple.dst);
     if net == 0 {
-        return None;
+        return Judgement::NotOurs;
+    }
+    let is_known = net & net_flags::KNOWN != 0;
+    let resumed = scratch.flags & frontend::flags::UNSERVED != 0;
+    if is_known && !resumed && !scratch.parsed.opens() {
+        scratch.flags = frontend::flags::UNSERVED;
+        return Judgement::Resume;
     }
     match env.vip(&scratch.parsed.tuple.dst) {
-        Some(vip) if vip.has(flags::CLUSTER_IP) => Some(Action::Reject),
-        Some(_) => None,
-        None if net & net_flags::KNOWN != 0 => Some(Action::Drop(Outcome::Unallocated)),
-        None => None,
+        Some(vip) if vip.has(flags::CLUSTER_IP) => Judgement::Reject,
+        None if is_known => Judgement::Drop,
+        _ => Judgement::NotOurs,
     }
+}
+
+impl Judgement {
+    /// What is done where there is nothing to resume.
+    #[inline(always)]
+    pub(super) fn action(self) -> Option<Action> {
+        match self {
+            Self::NotOurs => None,
+            Self::Resume | Self::Reject => Some(Action::Reject),
+            Self::Drop => Some(Action::Drop(Outcome::Unallocated)),
+        }
+    }
+}
+
+/// A packet of a protocol without ports. Nothing if its destination is no cluster address.
+#[inline(always)]
+pub fn reject<T: Tables>(env: &T, scratch: &mut Scratch) -> Option<Action> {
+    scratch.flags = frontend::flags::UNSERVED;
+    judge(env, scratch).action()
 }
 
 /// An ICMP echo request: a Service that has endpoints answers (item 29).

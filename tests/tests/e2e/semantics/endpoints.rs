@@ -7,7 +7,7 @@ use lb_tests::lab::{Cluster, Place as _, Request, Requests, Site};
 use lb_tests::tool::Protocol;
 use serde_json::{Value, json};
 
-use super::world::{Ask, Endpoint, Heard, Kind, Service, World, check_all};
+use super::world::{Ask, Endpoint, Heard, Kind, Service, World, check_all, service_cidr};
 
 /// What each of a Service's frontends leads to: clients inside, clients outside.
 #[track_caller]
@@ -162,6 +162,41 @@ fn s58_connections_stay_with_an_endpoint_that_no_slice_names_any_more() {
                 assert_eq!(last_server(connection), world.name(victim));
             }
         }
+        for connection in connections {
+            let replies = connection.finish();
+            replies
+                .into_iter()
+                .for_each(|reply| drop(reply.expect("no exchange fails")));
+        }
+    }
+}
+
+#[test]
+fn s58_connections_to_a_cluster_address_outlive_their_service() {
+    let mut world = World::new(Cluster::builder().nodes(2), &[0, 1], &[]);
+    world.fixed = vec![service_cidr()];
+    let pod = world.cluster.pod("client-pod", 0).expect("a pod");
+    for victim in [0, 1] {
+        let service = Service::new(1, [victim]);
+        world.serve(&[&service]);
+        let dialled = service.dialled(&world, Kind::ClusterIp, 0);
+        let clients = [pod.site(), world.cluster.client().site()];
+        let mut connections: Vec<Requests> = dialled
+            .iter()
+            .flat_map(|to| clients.map(|client| hold(client, Protocol::Tcp, *to)))
+            .collect();
+        let mut go_on = |world: &World| {
+            for connection in &mut connections {
+                assert_eq!(last_server(connection), world.name(victim));
+            }
+        };
+        go_on(&world);
+        world.serve(&[]);
+        go_on(&world);
+        let heard = Ask::new(pod.site(), Protocol::Tcp, dialled[0]).hear();
+        assert_eq!(heard, Heard::Silence, "nobody's address");
+        world.serve(&[&Service::new(1, [1 - victim])]);
+        go_on(&world);
         for connection in connections {
             let replies = connection.finish();
             replies

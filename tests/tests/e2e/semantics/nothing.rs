@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use lb_common::counter::{Hook, Outcome};
 use lb_tests::lab::{Cluster, Place as _, Pod, Site};
 use lb_tests::tool::Protocol;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::world::{Ask, Endpoint, Heard, Kind, Service, World, check_all};
+use super::world::{Ask, Endpoint, Heard, Kind, Service, World, check_all, service_cidr};
 
 /// Everybody who may ask: a pod, a process of the node, and somebody outside.
 fn everybody<'a>(world: &'a World, pod: &'a Pod) -> [&'a Site; 3] {
@@ -92,13 +92,6 @@ fn s16_s42_a_policy_that_leaves_nobody_here_drops_and_binds_only_its_own_class()
         expected.extend(over_all(client, (to.ip(), to.port()), &heard, what));
     }
     check_all(&expected);
-}
-
-/// The two networks of cluster addresses, as the API server tells of them.
-fn service_cidr() -> Value {
-    json!({"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR",
-        "metadata": {"name": "kubernetes"},
-        "spec": {"cidrs": ["10.96.0.0/16", "fd00:10:96::/64"]}})
 }
 
 #[test]

@@ -196,6 +196,13 @@ impl Service {
     }
 }
 
+/// The two networks of cluster addresses, as the API server tells of them.
+pub(crate) fn service_cidr() -> Value {
+    json!({"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR",
+        "metadata": {"name": "kubernetes"},
+        "spec": {"cidrs": ["10.96.0.0/16", "fd00:10:96::/64"]}})
+}
+
 /// Pods that serve, an agent on every node, and the Services of the moment.
 pub(crate) struct World {
     // Fields drop in this order.
