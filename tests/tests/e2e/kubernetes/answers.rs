@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use lb_tests::lab::{Place as _, Request, Requests, Site};
@@ -12,7 +13,7 @@ const LIMIT: Duration = Duration::from_secs(1);
 /// So long a failing test looks on, to say how long it would have taken.
 const DEADLINE: Duration = Duration::from_secs(10);
 /// How long a client waits before it takes silence for an answer.
-const PATIENCE: Duration = Duration::from_millis(400);
+const PATIENCE: Duration = Duration::from_millis(250);
 /// As many requests as let three backends all answer, all but surely (1 in 5000 not: then they are
 /// sent again).
 const REQUESTS: u64 = 24;
@@ -106,11 +107,7 @@ pub(super) fn await_answers(what: &str, since: Instant, expected: &[Expected<'_>
         .collect();
     let mut took = Duration::ZERO;
     loop {
-        let clients: Vec<_> = open.iter().map(start).collect();
-        let heard: Vec<_> = clients
-            .into_iter()
-            .map(|(started, requests)| Heard::listen(started, requests))
-            .collect();
+        let heard = listen_to_all(&open);
         let mut left = Vec::new();
         let mut trouble = Vec::new();
         for (&(way, expected), (heard, at)) in open.iter().zip(heard) {
@@ -131,6 +128,17 @@ pub(super) fn await_answers(what: &str, since: Instant, expected: &[Expected<'_>
             "{what}: not within {DEADLINE:?}, but {trouble:#?}"
         );
     }
+}
+
+/// Starts all clients, and listens to all at the same time: each says when it heard something.
+fn listen_to_all(open: &[(Way<'_>, &Heard)]) -> Vec<(Heard, Instant)> {
+    let clients: Vec<_> = open.iter().map(start).collect();
+    thread::scope(|scope| {
+        let listen = |(started, requests)| scope.spawn(move || Heard::listen(started, requests));
+        let listeners: Vec<_> = clients.into_iter().map(listen).collect();
+        let heard = listeners.into_iter().map(|listener| listener.join());
+        heard.collect::<Result<_, _>>().expect("all listen")
+    })
 }
 
 /// Starts a client. One request is enough where none is answered.

@@ -35,6 +35,11 @@ impl Stage {
     /// A cluster with these pods; the API does not know them yet.
     pub(super) fn new(nodes: usize, pods: &[Wanted]) -> Self {
         let cluster = Cluster::builder().nodes(nodes).build().expect("a lab");
+        for node in cluster.nodes() {
+            // A refusal that is held back is none that is to be measured.
+            let unlimited = [("ipv4/icmp_ratelimit", "0"), ("ipv6/icmp/ratelimit", "0")];
+            node.netns().sysctl(&unlimited).expect("settings");
+        }
         let pods: Vec<Pod> = pods.iter().map(|pod| start_pod(&cluster, pod)).collect();
         let servers = pods.iter().map(|pod| pod.serve(PORT));
         let servers = servers.collect::<Result<_, _>>().expect("servers");
