@@ -201,6 +201,14 @@ impl Cluster {
             .with_context(|| format!("make pod {name} on {}", host.name()))
     }
 
+    /// Makes this process part of a lab that is kept: it ends with the lab.
+    ///
+    /// # Errors
+    /// When it cannot move into the lab's cgroup.
+    pub fn hold(&self) -> Result<()> {
+        self.instance.hold()
+    }
+
     /// Lets the lab outlive its values and this process, servers included; says where
     /// it is and how to enter it.
     ///
