@@ -8,14 +8,25 @@ use anyhow::Result;
 use super::frontends::pin;
 use super::scene::Scene;
 use super::show::Show;
+use super::source::Source;
 use crate::lab::Place as _;
 
 /// Lets the lab outlive the demo; says how to look around in it.
 pub(super) fn keep(show: &Show, scene: &Scene) -> Result<String> {
     show.heading("The lab stays");
     let mut text = scene.cluster().keep()?;
-    let manifest = scene.manifest().display();
-    let _ = writeln!(text, "Manifests, which the agents follow: {manifest}");
+    let _ = match scene.source() {
+        Source::Manifests(path) => {
+            let path = path.display();
+            writeln!(text, "Manifests, which the agents follow: {path}")
+        }
+        Source::Kubernetes(api) => writeln!(
+            text,
+            "An API server, which the agents follow: {}
+       and kubectl scale deployment alpaca --replicas=2 starts two pods more",
+            api.line()
+        ),
+    };
     for (node, agent) in scene.cluster().nodes().iter().zip(scene.agents()) {
         let (name, log) = (node.name(), agent.log().display());
         let maps = pin(agent);

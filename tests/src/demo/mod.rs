@@ -2,16 +2,21 @@
 //!
 //! A lab of three nodes with a real agent on each, the Service `alpaca-prod` with three pods,
 //! requests to it from everywhere, and the replacement of a pod under continuous requests. The
-//! last line of standard output says in JSON how it went.
+//! agents read manifests, or follow an API server that people can talk to, too. The last line of
+//! standard output says in JSON how it went.
 
+mod api;
 mod frontends;
 mod interrupt;
 mod keep;
+mod kubelet;
 mod requests;
 mod rollout;
 mod scene;
 mod service;
 mod show;
+mod source;
+mod stay;
 mod tally;
 mod traffic;
 
@@ -23,6 +28,7 @@ use serde::Serialize;
 
 use self::scene::Scene;
 use self::show::Show;
+use self::source::Source;
 use self::tally::Tally;
 use crate::lab;
 
@@ -37,6 +43,14 @@ pub struct Options {
     /// Remove the labs that earlier demos have left up, and do nothing else.
     #[arg(long, conflicts_with = "keep")]
     remove: bool,
+
+    /// Let the agents follow an API server (a stand-in, for kubectl as well) instead of manifests.
+    #[arg(long, conflicts_with = "remove")]
+    kubernetes: bool,
+
+    /// Be the process that stays with a kept lab's API server.
+    #[arg(long, hide = true, requires = "keep", requires = "kubernetes")]
+    stay: bool,
 }
 
 /// The last line.
@@ -58,10 +72,13 @@ pub fn run(options: &Options) -> Result<bool> {
         println!("removed all labs that had been kept");
         return Ok(true);
     }
+    if options.kubernetes && options.keep && !options.stay {
+        return stay::run_behind();
+    }
     let started = Instant::now();
     let show = Show::new();
     show.heading("The lab: three nodes, their pods, and a client outside");
-    let mut scene = Scene::build().context("build the lab")?;
+    let mut scene = Scene::build(options.kubernetes).context("build the lab")?;
     interrupt::remove_on_interrupt(scene.cluster().name());
     show.table(scene.places(&show));
     show.note(&format!(
@@ -71,6 +88,9 @@ pub fn run(options: &Options) -> Result<bool> {
 
     show.heading("The Service");
     show.table(scene.service_table(&show));
+    if let Source::Kubernetes(api) = scene.source() {
+        api.show(show);
+    }
 
     let mut total = Tally::default();
     // Whatever goes wrong, the lab that was asked for can be looked at.
@@ -78,8 +98,12 @@ pub fn run(options: &Options) -> Result<bool> {
     if options.keep {
         print!("{}", keep::keep(&show, &scene)?);
     }
-    shown?;
-    conclude(&scene, &total, started)
+    let outcome = shown.and_then(|()| conclude(&scene, &total, started));
+    if options.stay {
+        scene.hand_over()?;
+        return stay::stay(scene, outcome);
+    }
+    outcome
 }
 
 /// What happens in the lab.

@@ -65,7 +65,7 @@ pub(super) fn run(show: &Show, scene: &mut Scene) -> Result<Tally> {
 
     let ((), took) = timed(|| scene.remove_pod(OLD))?;
     say(&format!(
-        "{OLD} has left the manifests; gone from every node and deleted {took} later"
+        "{OLD} has been withdrawn; gone from every node and deleted {took} later"
     ));
     await_rounds(&mut crowd.askers, ROUNDS)?;
     crowd.leave_all();

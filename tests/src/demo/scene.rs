@@ -1,9 +1,8 @@
 //! The lab of the demo, and the changes to it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use comfy_table::Table;
@@ -11,8 +10,11 @@ use ipnet::IpNet;
 use lb_agent::dataplane::bpf;
 use lb_common::{BackendState, Frontend, FrontendKey};
 
-use super::service::{Service, State, manifests};
+use super::kubelet::Alpacas;
+use super::service::{Service, State};
 use super::show::Show;
+use super::source::Source;
+use crate::apiserver::Kubelets;
 use crate::lab::{Agent, Cluster, Place as _, Pod, Server, Site};
 
 /// Node indexes of `alpaca-1` and so on.
@@ -25,11 +27,11 @@ type Frontends = BTreeMap<FrontendKey, Frontend>;
 
 /// A pod that serves.
 #[derive(Debug)]
-struct Alpaca {
+pub(super) struct Alpaca {
     // Fields drop in this order.
-    server: Server,
-    pod: Pod,
-    state: State,
+    pub(super) server: Server,
+    pub(super) pod: Pod,
+    pub(super) state: State,
 }
 
 /// A lab with agents at work.
@@ -37,34 +39,36 @@ struct Alpaca {
 pub(super) struct Scene {
     // Fields drop in this order.
     agents: Vec<Agent>,
+    /// Runs pods for people, once the demo is over.
+    kubelet: Option<Kubelets>,
     alpacas: Vec<Alpaca>,
     /// All that there have been.
     names: BTreeSet<String>,
     client: Pod,
-    manifest: PathBuf,
+    source: Source,
     service: Service,
-    cluster: Cluster,
+    cluster: Arc<Cluster>,
 }
 
 impl Scene {
-    pub(super) fn build() -> Result<Self> {
+    /// Builds it; agents follow an API server, or read manifests.
+    pub(super) fn build(is_kubernetes: bool) -> Result<Self> {
         let service = Service::read()?;
-        let cluster = Cluster::builder().build()?;
-        let directory = cluster.dir().join("manifests");
-        fs::create_dir_all(&directory)?;
+        let cluster = Arc::new(Cluster::builder().build()?);
         let mut scene = Self {
             agents: Vec::new(),
+            kubelet: None,
             alpacas: Vec::new(),
             names: BTreeSet::new(),
             client: cluster.pod("client-pod", 0)?,
-            manifest: directory.join("alpaca-prod.yaml"),
+            source: Source::new(&cluster, is_kubernetes)?,
             service,
             cluster,
         };
         for node in NODES {
             scene.start_pod(node)?;
         }
-        scene.write_manifests()?;
+        scene.publish_pods()?;
         scene.start_agents()?;
         let nothing = vec![Frontends::new(); scene.agents.len()];
         scene.await_tables(&nothing)?;
@@ -72,8 +76,7 @@ impl Scene {
     }
 
     fn start_agents(&mut self) -> Result<()> {
-        let manifest = self.manifest.to_str().context("a path in UTF-8")?;
-        let flags = ["--manifests", manifest, "--backends-max", BACKENDS_MAX];
+        let flags = [self.source.flags()?, ["--backends-max", BACKENDS_MAX]].concat();
         let nodes = self.cluster.nodes().iter();
         self.agents = nodes
             .map(|node| Agent::start(node, &flags))
@@ -96,14 +99,14 @@ impl Scene {
         Ok(name)
     }
 
-    /// Puts pods that have been started into the manifests, and waits until every agent has
+    /// Tells the agents of pods that have been started, and waits until every agent has
     /// given new connections to them.
     pub(super) fn publish(&mut self) -> Result<()> {
         let agents = self.agents.iter();
         let before = agents
             .map(|agent| bpf::pinned_frontends(agent.pin_dir()))
             .collect::<Result<Vec<_>, _>>()?;
-        self.write_manifests()?;
+        self.publish_pods()?;
         self.await_tables(&before)
     }
 
@@ -112,30 +115,27 @@ impl Scene {
     pub(super) fn terminate(&mut self, name: &str) -> Result<()> {
         let index = self.index(name)?;
         self.alpacas[index].state = State::Terminating;
-        self.write_manifests()?;
+        self.publish_pods()?;
         let addresses = self.alpacas[index].pod.addresses();
         self.await_state(name, addresses, BackendState::Terminating)
     }
 
-    /// Takes a pod out of the manifests, waits until the agents have done so, and ends it.
+    /// Withdraws a pod, waits until the agents have done so, and ends it.
     pub(super) fn remove_pod(&mut self, name: &str) -> Result<()> {
         let index = self.index(name)?;
         let Alpaca { server, pod, .. } = self.alpacas.remove(index);
-        self.write_manifests()?;
+        self.publish_pods()?;
         self.await_state(name, pod.addresses(), BackendState::Gone)?;
         drop(server);
         pod.remove()
     }
 
-    /// Writes the manifests as one change: no agent reads half of them.
-    fn write_manifests(&self) -> Result<()> {
+    fn publish_pods(&self) -> Result<()> {
         let pods = self
             .alpacas
             .iter()
             .map(|alpaca| (&alpaca.pod, alpaca.state));
-        let new = self.manifest.with_extension("new");
-        fs::write(&new, manifests(pods)).with_context(|| format!("write {}", new.display()))?;
-        fs::rename(&new, &self.manifest).context("replace the manifests")
+        self.source.publish(pods)
     }
 
     /// Waits until every agent has other tables than `before` for all of the Service. They are
@@ -144,8 +144,10 @@ impl Scene {
         let keys = self.service.frontend_keys();
         for (agent, before) in self.agents.iter_mut().zip(before) {
             agent.wait_for("new tables", |now| {
-                keys.iter()
-                    .all(|key| now.contains_key(key) && now.get(key) != before.get(key))
+                keys.iter().all(|key| {
+                    let is_served = now.get(key).is_some_and(|it| !it.inside.is_empty());
+                    is_served && now.get(key) != before.get(key)
+                })
             })?;
         }
         Ok(())
@@ -199,9 +201,20 @@ impl Scene {
         &self.names
     }
 
-    /// The manifests that all agents read.
-    pub(super) fn manifest(&self) -> &Path {
-        &self.manifest
+    /// Where the agents learn of the Service from.
+    pub(super) fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// Lets people do with the pods what they like, by the API; the demo's own part is over.
+    pub(super) fn hand_over(&mut self) -> Result<()> {
+        if let Source::Kubernetes(api) = &self.source {
+            let pods = std::mem::take(&mut self.alpacas);
+            let cluster = Arc::clone(&self.cluster);
+            let kubelet = Alpacas::new(pods, cluster, self.service.target_port());
+            self.kubelet = Some(api.employ(kubelet)?);
+        }
+        Ok(())
     }
 
     /// The Service's port on a node, over both families.

@@ -1,6 +1,5 @@
 //! The Service of the documents' example, and the manifests of its Pods.
 
-use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context as _, Result};
@@ -114,7 +113,7 @@ impl Service {
 }
 
 /// The example's Service, in YAML.
-fn document() -> &'static str {
+pub(super) fn document() -> &'static str {
     EXAMPLE
         .split_once(NEXT_DOCUMENT)
         .map_or(EXAMPLE, |(service, _)| service)
@@ -133,31 +132,37 @@ pub(super) enum State {
 pub(super) fn manifests<'a>(pods: impl Iterator<Item = (&'a Pod, State)>) -> String {
     let mut text = document().to_owned();
     for (pod, state) in pods {
-        let deletion = match state {
-            State::Ready => "",
-            State::Terminating => "\n  deletionTimestamp: 2026-01-01T00:00:00Z",
-        };
-        let [v4, v6] = pod.addresses();
-        let _ = write!(
-            text,
-            "{NEXT_DOCUMENT}apiVersion: v1
+        text += NEXT_DOCUMENT;
+        text += &pod_manifest(pod, state);
+    }
+    text.push('\n');
+    text
+}
+
+/// The manifest of a Pod.
+pub(super) fn pod_manifest(pod: &Pod, state: State) -> String {
+    let deletion = match state {
+        State::Ready => "",
+        State::Terminating => "\n  deletionTimestamp: 2026-01-01T00:00:00Z",
+    };
+    let [v4, v6] = pod.addresses();
+    format!(
+        "apiVersion: v1
 kind: Pod
 metadata:
   name: {}
   labels: {{app: alpaca, env: prod}}{deletion}
 spec:
   nodeName: {}
+  containers: [{{name: alpaca, image: alpaca}}]
 status:
   phase: Running
   podIP: {v4}
   podIPs: [{{ip: {v4}}}, {{ip: \"{v6}\"}}]
   conditions: [{{type: Ready, status: \"True\"}}]",
-            pod.name(),
-            pod.node().name(),
-        );
-    }
-    text.push('\n');
-    text
+        pod.name(),
+        pod.node().name(),
+    )
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! A cluster, and how to build one.
 
 use std::fmt::Write as _;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -169,6 +170,18 @@ impl Cluster {
     /// # Errors
     /// When there is no such node, the name is taken, or the plugin refuses.
     pub fn pod(&self, name: &str, node: usize) -> Result<Pod> {
+        self.new_pod(name, node, None)
+    }
+
+    /// Starts a pod with these addresses, IPv4 first, which must be of the node's pod networks.
+    ///
+    /// # Errors
+    /// Those of [`pod`](Self::pod), and when an address is taken.
+    pub fn pod_at(&self, name: &str, node: usize, addresses: [IpAddr; 2]) -> Result<Pod> {
+        self.new_pod(name, node, Some(addresses))
+    }
+
+    fn new_pod(&self, name: &str, node: usize, addresses: Option<[IpAddr; 2]>) -> Result<Pod> {
         let host = self
             .nodes
             .get(node)
@@ -182,9 +195,18 @@ impl Cluster {
         let attachment = Attachment {
             cni,
             mtu: fabric.pod_mtu(),
+            addresses,
         };
         Pod::create(host, name, attachment, host_tx_offload)
             .with_context(|| format!("make pod {name} on {}", host.name()))
+    }
+
+    /// Makes this process part of a lab that is kept: it ends with the lab.
+    ///
+    /// # Errors
+    /// When it cannot move into the lab's cgroup.
+    pub fn hold(&self) -> Result<()> {
+        self.instance.hold()
     }
 
     /// Lets the lab outlive its values and this process, servers included; says where

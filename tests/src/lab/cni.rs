@@ -1,6 +1,6 @@
 //! Attaches pods by real CNI plugins, in the CNI protocol.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context as _, Result, ensure};
 use ipnet::IpNet;
@@ -44,6 +44,8 @@ impl Cni {
 pub(super) struct Attachment {
     pub(super) cni: Cni,
     pub(super) mtu: u32,
+    /// The pod's addresses; the next that are free, if it is not said.
+    pub(super) addresses: Option<[IpAddr; 2]>,
 }
 
 /// What a plugin has made.
@@ -106,7 +108,11 @@ impl Attachment {
     }
 
     fn config(self, node: &Node) -> Value {
-        let Self { cni, mtu } = self;
+        let Self {
+            cni,
+            mtu,
+            addresses,
+        } = self;
         let (nets, gateway) = (
             plan::pod_nets(node.number()),
             plan::pod_gateway(node.number()),
@@ -124,6 +130,7 @@ impl Attachment {
             "hairpinMode": false,
             "ipMasq": false,
             "mtu": mtu,
+            "args": { "cni": { "ips": addresses.iter().flatten().collect::<Vec<_>>() } },
             "ipam": {
                 "type": "host-local",
                 "dataDir": node.dir().join("cni"),

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use anyhow::{Context as _, Result};
 
 use super::preflight::{BPFFS, Host};
-use super::remains::{self, KEEP, LABS};
+use super::remains::{self, HELD, KEEP, LABS};
 
 /// Counts the labs of this process.
 static COUNTER: AtomicU32 = AtomicU32::new(0);
@@ -69,10 +69,22 @@ impl Instance {
 
     /// Lets the lab outlive its values, and this process.
     pub(super) fn keep(&self) -> Result<()> {
-        let marker = self.directory().join(KEEP);
-        fs::write(&marker, "").with_context(|| format!("write {}", marker.display()))?;
+        self.mark("")?;
         self.kept.store(true, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Makes this process part of the kept lab: whoever removes the lab ends it.
+    pub(super) fn hold(&self) -> Result<()> {
+        let group = self.cgroup().join("holder");
+        fs::create_dir_all(&group)?;
+        fs::write(group.join("cgroup.procs"), "0").context("move into the lab's cgroup")?;
+        self.mark(HELD)
+    }
+
+    fn mark(&self, text: &str) -> Result<()> {
+        let marker = self.directory().join(KEEP);
+        fs::write(&marker, text).with_context(|| format!("write {}", marker.display()))
     }
 }
 

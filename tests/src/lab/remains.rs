@@ -13,6 +13,8 @@ use super::{cgroup, netns};
 pub(super) const LABS: &str = "/run/lb-lab";
 /// The file in a lab's directory that lets it outlive its process.
 pub(super) const KEEP: &str = "keep";
+/// What that file says if the process lives only for the lab.
+pub(super) const HELD: &str = "held";
 
 /// Removes what is left of labs whose process is dead, except kept ones.
 ///
@@ -26,13 +28,15 @@ pub fn remove_dead() -> Result<()> {
     Ok(())
 }
 
-/// Removes kept labs whose process is dead, with everything that runs in them.
+/// Removes kept labs whose process is dead or part of them, with everything that runs in them.
 ///
 /// # Errors
 /// Those of [`preflight`](super::preflight()).
 pub fn remove_kept() -> Result<()> {
     let host = Host::inspect()?;
-    remove_where(&host, |pid, name| !is_alive(pid) && is_kept(name));
+    remove_where(&host, |pid, name| {
+        is_kept(name) && (!is_alive(pid) || is_held(name))
+    });
     Ok(())
 }
 
@@ -102,6 +106,11 @@ fn is_alive(pid: u32) -> bool {
 
 fn is_kept(name: &str) -> bool {
     Path::new(LABS).join(name).join(KEEP).exists()
+}
+
+fn is_held(name: &str) -> bool {
+    let marker = Path::new(LABS).join(name).join(KEEP);
+    fs::read_to_string(marker).is_ok_and(|text| text == HELD)
 }
 
 /// The names in a directory; none, if it cannot be read.

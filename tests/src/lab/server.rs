@@ -67,6 +67,17 @@ impl Server {
         &self.options.name
     }
 
+    /// Ends it, whether the lab is kept or not.
+    pub fn end(mut self) {
+        self.kill();
+    }
+
+    fn kill(&mut self) {
+        // Both fail only if it has ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
     /// Its port.
     #[must_use]
     pub fn port(&self) -> u16 {
@@ -77,9 +88,7 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         if !self.instance.is_kept() {
-            // Both fail only if it has ended by itself.
-            let _ = self.child.kill();
-            let _ = self.child.wait();
+            self.kill();
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod health;
 mod http;
+mod kubernetes;
 mod lifecycle;
 mod perf;
 mod scene;

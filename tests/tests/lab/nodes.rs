@@ -96,3 +96,14 @@ fn node_processes_are_in_the_nodes_cgroup_and_see_bpffs() {
     let pod = cluster.pod("a", 0).unwrap();
     assert!(pod.cgroup().starts_with(node.cgroup()));
 }
+
+#[test]
+fn pods_have_the_addresses_that_they_were_given() {
+    let wanted = ["10.244.1.77", "fd00:10:244:1::77"].map(|ip| ip.parse().unwrap());
+    for cni in Cni::ALL {
+        let cluster = Cluster::builder().nodes(1).cni(cni).build().unwrap();
+        let pod = cluster.pod_at("a", 0, wanted).unwrap();
+        assert_eq!(pod.addresses(), wanted);
+        assert!(cluster.pod_at("b", 0, wanted).is_err(), "it is taken");
+    }
+}

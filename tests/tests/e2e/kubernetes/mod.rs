@@ -1,0 +1,10 @@
+//! A cluster with an API server (the stand-in), as its users see it: they run kubectl, and clients
+//! notice.
+
+mod answers;
+mod changes;
+mod objects;
+mod reports;
+mod stage;
+mod user;
+mod without;
