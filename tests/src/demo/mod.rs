@@ -79,7 +79,6 @@ pub fn run(options: &Options) -> Result<bool> {
     let show = Show::new();
     show.heading("The lab: three nodes, their pods, and a client outside");
     let mut scene = Scene::build(options.kubernetes).context("build the lab")?;
-    interrupt::remove_on_interrupt(scene.cluster().name());
     show.table(scene.places(&show));
     show.note(&format!(
         "built, and programmed by an lb-agent per node, in {:.1} s",

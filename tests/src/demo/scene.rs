@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use lb_agent::dataplane::bpf;
 use lb_common::{BackendState, Frontend, FrontendKey};
 
+use super::interrupt;
 use super::kubelet::Alpacas;
 use super::service::{Service, State};
 use super::show::Show;
@@ -55,6 +56,7 @@ impl Scene {
     pub(super) fn build(is_kubernetes: bool) -> Result<Self> {
         let service = Service::read()?;
         let cluster = Arc::new(Cluster::builder().build()?);
+        interrupt::remove_on_interrupt(cluster.name());
         let mut scene = Self {
             agents: Vec::new(),
             kubelet: None,

@@ -1,5 +1,6 @@
 //! The life of a packet (DESIGN.md, section 3), through real sockets: agents on the nodes of a lab.
 
+mod demo;
 mod health;
 mod http;
 mod kubernetes;
