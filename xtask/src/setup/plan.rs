@@ -21,7 +21,7 @@ pub(super) struct Tool {
 }
 
 /// Tools that the lab calls.
-pub(super) const TOOLS: [Tool; 6] = [
+pub(super) const TOOLS: [Tool; 7] = [
     Tool {
         proof: "bpftool",
         package: "bpftool",
@@ -29,6 +29,10 @@ pub(super) const TOOLS: [Tool; 6] = [
     Tool {
         proof: "ip",
         package: "iproute2",
+    },
+    Tool {
+        proof: "ping",
+        package: "iputils-ping",
     },
     Tool {
         proof: "nft",
