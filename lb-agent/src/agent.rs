@@ -294,14 +294,14 @@ impl Agent {
                     if changed.is_err() {
                         return;
                     }
-                    let snapshot = self.snapshots.borrow().clone();
-                    self.monitor.begin(snapshot.as_deref());
+                    self.begin();
                 }
                 changed = self.devices.changed() => {
                     if changed.is_err() {
                         return;
                     }
                     // A new pod does not wait for its turn.
+                    self.begin();
                     attached = self.attach();
                 }
                 Some(probe) = self.monitor.probes.recv() => {
@@ -311,6 +311,7 @@ impl Agent {
                     attached = false;
                 }
                 () = until(pace.next(Instant::now())) => {
+                    self.begin();
                     attached = attached || self.attach();
                     self.turn(&mut pace, attached).await;
                     continue;
@@ -320,9 +321,14 @@ impl Agent {
         }
     }
 
+    /// There is something to do: whoever asks is told so if it does not end.
+    fn begin(&mut self) {
+        let snapshot = self.snapshots.borrow().clone();
+        self.monitor.begin(snapshot.as_deref());
+    }
+
     async fn turn(&mut self, pace: &mut Pace, attached: bool) {
         let snapshot = self.snapshots.borrow_and_update().clone();
-        self.monitor.begin(snapshot.as_deref());
         let done = match &snapshot {
             Some(snapshot) => self.reconcile(snapshot).await,
             None => true,
@@ -373,11 +379,9 @@ impl Agent {
                 let programmed = self.reconciler.programmed();
                 let model = &snapshot.model;
                 self.monitor.done(took, model, &outcome, programmed);
-                let addresses = match self.node.node_port_addresses {
-                    NodePortAddresses::Primary => BTreeSet::new(),
-                    NodePortAddresses::Within(_) => node.node_port_addresses,
-                };
-                self.monitor.check_health_at(addresses).await;
+                let addresses = &self.node.node_port_addresses;
+                let addresses = addresses.to_listen_at(&node.node_port_addresses);
+                self.monitor.check_health_at(&addresses).await;
                 self.services
                     .report(outcome.rejections.into_iter().collect());
                 !outcome.no_room

@@ -1,7 +1,7 @@
 //! What the loop tells others: probes, scrapes, and load balancers that check a Service's health.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::Arc,
@@ -190,10 +190,9 @@ impl Monitor {
         self.status.set_local(self.local.clone());
     }
 
-    /// Answers health checks of Services at these addresses; none are all.
-    pub(super) async fn check_health_at(&mut self, addresses: BTreeSet<IpAddr>) {
-        let addresses = Vec::from_iter(addresses);
-        for failure in self.node_ports.sync(&self.local, &addresses).await {
+    /// Answers health checks of Services at these addresses.
+    pub(super) async fn check_health_at(&mut self, addresses: &[IpAddr]) {
+        for failure in self.node_ports.sync(&self.local, addresses).await {
             self.tell_listen_failure(&failure);
         }
     }

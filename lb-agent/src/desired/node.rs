@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 use ipnet::IpNet;
@@ -103,6 +103,24 @@ impl NodePortAddresses {
         let served = local.iter().filter(|addr| !addr.is_loopback());
         served.filter(|addr| is_open(addr)).copied().collect()
     }
+
+    /// Where health checks of Services are answered, if NodePorts are at `chosen` (item 51): in each
+    /// family at these if networks say which they are, else everywhere.
+    #[must_use]
+    pub fn to_listen_at(&self, chosen: &BTreeSet<IpAddr>) -> Vec<IpAddr> {
+        let everywhere: [IpAddr; 2] = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
+        let mut addresses = Vec::new();
+        for all in everywhere {
+            let of_family = |addr: &IpAddr| addr.is_ipv4() == all.is_ipv4();
+            match self {
+                Self::Within(nets) if nets.iter().any(|net| of_family(&net.addr())) => {
+                    addresses.extend(chosen.iter().copied().filter(|addr| of_family(addr)));
+                }
+                _ => addresses.push(all),
+            }
+        }
+        addresses
+    }
 }
 
 #[cfg(test)]
@@ -136,6 +154,23 @@ mod tests {
     #[test]
     fn s21_node_ports_are_on_the_addresses_that_the_node_is_known_by() {
         check(&NodePortAddresses::Primary, &PRIMARY);
+    }
+
+    #[test]
+    fn s51_health_checks_are_answered_everywhere_in_a_family_without_networks() {
+        let chosen = ["10.9.0.1", "fd00:9::1"]
+            .map(|addr| addr.parse().unwrap())
+            .into();
+        let listen = |addresses: NodePortAddresses| {
+            let listen = addresses.to_listen_at(&chosen);
+            listen.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(listen(NodePortAddresses::Primary), ["0.0.0.0", "::"]);
+        assert_eq!(listen(within(&["10.0.0.0/8"])), ["10.9.0.1", "::"]);
+        assert_eq!(
+            listen(within(&["10.0.0.0/8", "fd00::/16"])),
+            ["10.9.0.1", "fd00:9::1"]
+        );
     }
 
     #[test]

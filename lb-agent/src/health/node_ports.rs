@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Instant,
 };
@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::status::Status;
 use crate::{
     desired::LocalReady,
-    http::{JSON, ListenError, Reply, Request, Server, Site, both_families},
+    http::{JSON, ListenError, Reply, Request, Server, Site},
     model::ObjectName,
 };
 
@@ -48,8 +48,8 @@ impl NodePorts {
         }
     }
 
-    /// Opens, closes and moves servers so that these Services have one each, at `addresses`; none
-    /// are all addresses. Returns what could not be opened at once.
+    /// Opens, closes and moves servers so that these Services have one each, at `addresses`.
+    /// Returns what could not be opened at once.
     pub async fn sync(
         &mut self,
         wanted: &BTreeMap<ObjectName, LocalReady>,
@@ -88,9 +88,6 @@ impl NodePorts {
 }
 
 fn listen_addrs(port: u16, addresses: &[IpAddr]) -> Vec<SocketAddr> {
-    if addresses.is_empty() {
-        return both_families((Ipv4Addr::UNSPECIFIED, port).into());
-    }
     let addrs = addresses.iter().map(|ip| SocketAddr::new(*ip, port));
     addrs.collect()
 }
@@ -157,6 +154,11 @@ mod tests {
     };
 
     use super::*;
+
+    const EVERYWHERE: [IpAddr; 2] = [
+        IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED),
+    ];
 
     fn name(name: &str) -> ObjectName {
         ObjectName {
@@ -243,7 +245,7 @@ mod tests {
         let (first, second) = (free_port(), free_port());
         let wanted = local(&[("a", first, 0), ("b", second, 1)]);
         status.set_local(wanted.clone());
-        assert!(ports.sync(&wanted, &[]).await.is_empty());
+        assert!(ports.sync(&wanted, &EVERYWHERE).await.is_empty());
         let answer = ask("127.0.0.1", first).await.unwrap();
         assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
         let answer = ask("::1", first).await.unwrap();
@@ -252,11 +254,11 @@ mod tests {
         // They change places.
         let wanted = local(&[("a", second, 7), ("b", first, 8)]);
         status.set_local(wanted.clone());
-        assert!(ports.sync(&wanted, &[]).await.is_empty());
+        assert!(ports.sync(&wanted, &EVERYWHERE).await.is_empty());
         let answer = ask("127.0.0.1", second).await.unwrap();
         assert!(answer.contains("\"localEndpoints\": 7"), "{answer}");
 
-        assert!(ports.sync(&local(&[]), &[]).await.is_empty());
+        assert!(ports.sync(&local(&[]), &EVERYWHERE).await.is_empty());
         assert_eq!(ask("127.0.0.1", first).await, None);
         assert_eq!(ask("::1", second).await, None);
     }
@@ -279,10 +281,13 @@ mod tests {
         let (theirs, ours) = (taken.local_addr().unwrap().port(), free_port());
         let mut ports = NodePorts::new(Arc::new(Status::new(true)));
         let wanted = local(&[("a", theirs, 1), ("b", ours, 1)]);
-        let failures = ports.sync(&wanted, &[]).await;
+        let failures = ports.sync(&wanted, &EVERYWHERE).await;
         assert_eq!(failures.len(), 1, "only over IPv4: {failures:?}");
         assert_eq!(failures[0].service, name("a"));
         assert!(ask("127.0.0.1", ours).await.is_some());
-        assert!(ports.sync(&wanted, &[]).await.is_empty(), "said once");
+        assert!(
+            ports.sync(&wanted, &EVERYWHERE).await.is_empty(),
+            "said once"
+        );
     }
 }

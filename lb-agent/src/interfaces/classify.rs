@@ -37,6 +37,8 @@ pub struct Link {
     /// Id of the other network namespace that the peer is in; none if it is in this one
     /// (`IFLA_LINK_NETNSID`).
     pub link_netnsid: Option<i32>,
+    /// Interface index of the bridge (or bond) that it is a port of.
+    pub master: Option<u32>,
     /// Its addresses in the kernel's order.
     pub addresses: Vec<AddressFacts>,
 }
@@ -78,8 +80,11 @@ pub struct Overrides {
 pub fn classify(links: &[Link], default_routes: &BTreeSet<u32>, overrides: &Overrides) -> State {
     let mut state = State::default();
     for link in links {
+        // Every device has a link-local address of its own: nobody dials it as a Service's, and with
+        // each pod that comes or goes there is another one.
         let addresses = link.addresses.iter().map(|address| address.ip);
-        state.local_addresses.extend(addresses);
+        let dialled = addresses.filter(|ip| !is_link_local(*ip));
+        state.local_addresses.extend(dialled);
         let role = overrides
             .role(link)
             .or_else(|| discovered(link, default_routes).filter(|role| overrides.searches(*role)));
@@ -89,7 +94,7 @@ pub fn classify(links: &[Link], default_routes: &BTreeSet<u32>, overrides: &Over
             let known = primary.into_iter().filter(|a| *a != Addr::UNSPECIFIED);
             state.node_addresses.extend(known.map(Addr::to_ip));
         }
-        if link.kind == Kind::Bridge && role.is_none() {
+        if link.kind == Kind::Bridge && role.is_none() && has_only_pods(link, links) {
             state.pod_networks.extend(networks(&link.addresses));
         }
         let device = Device {
@@ -100,6 +105,19 @@ pub fn classify(links: &[Link], default_routes: &BTreeSet<u32>, overrides: &Over
         state.devices.insert(link.index, device);
     }
     state
+}
+
+fn is_link_local(ip: IpAddr) -> bool {
+    matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local())
+}
+
+/// Whether all ports of a bridge are pods' veths: with any other port its network goes on elsewhere,
+/// and not everybody there is on this node.
+fn has_only_pods(bridge: &Link, links: &[Link]) -> bool {
+    let mut ports = links
+        .iter()
+        .filter(|link| link.master == Some(bridge.index));
+    ports.all(|port| port.kind == Kind::Veth && port.link_netnsid.is_some())
 }
 
 impl Overrides {

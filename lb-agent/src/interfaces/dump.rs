@@ -50,12 +50,14 @@ fn link(message: &LinkMessage, addresses: &mut BTreeMap<u32, Vec<AddressFacts>>)
         kind: Kind::Other,
         ethernet: message.header.link_layer_type == LinkLayerType::Ether,
         link_netnsid: None,
+        master: None,
         addresses: addresses.remove(&index).unwrap_or_default(),
     };
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name.clone_from(name),
             LinkAttribute::LinkNetNsId(id) => link.link_netnsid = Some(*id),
+            LinkAttribute::Controller(index) => link.master = Some(*index),
             LinkAttribute::LinkInfo(infos) => link.kind = kind(infos),
             _ => {}
         }

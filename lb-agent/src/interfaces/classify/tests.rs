@@ -7,6 +7,7 @@ fn link(index: u32, name: &str, kind: Kind) -> Link {
         kind,
         ethernet: name != "lo",
         link_netnsid: None,
+        master: None,
         addresses: Vec::new(),
     }
 }
@@ -245,7 +246,50 @@ fn networks_of_bridges_are_pods_unless_the_bridge_is_an_uplink() {
 }
 
 #[test]
-fn s21_every_address_of_every_device_is_local() {
+fn bridge_with_a_port_to_elsewhere_is_no_network_of_pods() {
+    let bridge = Link {
+        addresses: vec![address("10.244.1.1", 24)],
+        ..link(4, "cni0", Kind::Bridge)
+    };
+    let port = |link: Link| Link {
+        master: Some(4),
+        ..link
+    };
+    let pod = port(Link {
+        link_netnsid: Some(0),
+        ..link(5, "veth5", Kind::Veth)
+    });
+    let networks = |links: &[Link]| {
+        let state = classify(links, &[1].into(), &Overrides::default());
+        state.pod_networks.len()
+    };
+    assert_eq!(networks(&[bridge.clone(), pod.clone()]), 1);
+    for other in [
+        link(6, "eth1", Kind::Other),
+        link(7, "vxlan1", Kind::Overlay),
+    ] {
+        assert_eq!(networks(&[bridge.clone(), pod.clone(), port(other)]), 0);
+    }
+}
+
+#[test]
+fn link_local_address_of_a_pods_device_changes_nothing() {
+    let with = |addresses: &[(&str, u8)]| {
+        let addresses = addresses
+            .iter()
+            .map(|(ip, len)| address(ip, *len))
+            .collect();
+        let links = [Link {
+            addresses,
+            ..link(5, "veth5", Kind::Veth)
+        }];
+        classify(&links, &[1].into(), &Overrides::default()).local_addresses
+    };
+    assert_eq!(with(&[("fe80::5", 64)]), with(&[]));
+}
+
+#[test]
+fn s21_every_address_of_every_device_is_local_but_those_of_a_link() {
     let links = [
         Link {
             addresses: vec![address("127.0.0.1", 8)],
@@ -263,7 +307,7 @@ fn s21_every_address_of_every_device_is_local() {
         },
     ];
     let state = classify(&links, &[2].into(), &Overrides::default());
-    let expected = ["127.0.0.1", "192.0.2.1", "fe80::1"];
+    let expected = ["127.0.0.1", "192.0.2.1"];
     assert_eq!(
         state.local_addresses,
         expected.map(|ip| ip.parse().unwrap()).into()

@@ -4,7 +4,7 @@
 //! is published before each has had a whole list; from then on every batch of changes is a new
 //! model.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use http::Uri;
 use ipnet::IpNet;
@@ -50,6 +50,8 @@ const WAITING_MAX: usize = 256;
 /// After a model has been put together, no other is for so many times the time that it took: the
 /// larger the cluster, the more changes make one model.
 const PAUSE: u32 = 9;
+/// However long it took: it may have been held up.
+const PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// The source that watches a cluster.
 pub struct Kubernetes {
@@ -123,7 +125,7 @@ impl Kubernetes {
                     state.warn_of_cluster_ip(&self.servers, &model);
                     super::publish(&sender, model, rejections);
                     is_dirty = false;
-                    due = Instant::now() + begin.elapsed() * PAUSE;
+                    due = Instant::now() + (begin.elapsed() * PAUSE).min(PAUSE_MAX);
                 }
                 _count = changes.recv_many(&mut batch, BATCH) => {
                     batch.drain(..).for_each(|change| state.apply(change));
