@@ -11,7 +11,7 @@ use crate::{
     protocol,
     rewrite::{PacketMut, swap_macs},
     wire::{
-        icmp,
+        ethernet, icmp,
         ipv4::{self, Ipv4Header},
         ipv6, tcp, udp,
     },
@@ -53,11 +53,32 @@ pub fn reject<F: Family, P: Resize>(
     offsets: Offsets,
     quote: &mut Quote,
 ) -> Option<()> {
+    may_be_answered(packet, parsed)?;
     if parsed.tuple.protocol == protocol::TCP {
         reset::<F, P>(packet, parsed, offsets)
     } else {
         unreachable::<F, P>(packet, parsed, offsets, quote)
     }
+}
+
+/// Nothing if the packet comes from nobody in particular, or went to a whole link: such packets are
+/// never answered (RFC 1122, 3.2.2; RFC 4443, 2.4 e).
+#[inline(always)]
+fn may_be_answered<P: PacketMut>(packet: &P, parsed: &Parsed) -> Option<()> {
+    let [group, _] = packet
+        .read::<u16>(ethernet::field::ADDRESSES)?
+        .to_ne_bytes();
+    let src = parsed.tuple.src;
+    let is_one = if src.is_v4() {
+        let first = u32::from_be(src.to_wire_v4()) >> 24;
+        first != 0 && first != 127 && first < 224
+    } else {
+        let [a, b, c, d] = src.to_wire_words();
+        let first = u32::from_be(a) >> 24;
+        let is_unspecified_or_loopback = (a | b | c) == 0 && u32::from_be(d) <= 1;
+        first != 0xff && !is_unspecified_or_loopback
+    };
+    (group & 1 == 0 && is_one).then_some(())
 }
 
 /// Length of the IP header without options.
@@ -183,6 +204,7 @@ pub fn echo<F: Family, P: PacketMut>(
     parsed: &Parsed,
     offsets: Offsets,
 ) -> Option<()> {
+    may_be_answered(packet, parsed)?;
     let [request, reply] = if F::IS_V4 {
         [icmp::v4::ECHO_REQUEST, icmp::v4::ECHO_REPLY]
     } else {

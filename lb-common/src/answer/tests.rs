@@ -302,3 +302,22 @@ fn a_reset_is_never_answered() {
     question[34 + 13] |= tcp::RST;
     assert_eq!(rejected(&question, false), None);
 }
+
+#[test]
+fn nobody_in_particular_is_answered_and_nothing_that_went_to_a_whole_link() {
+    let question = frame(true, Sent::Syn, [1, 2], &[]);
+    assert!(rejected(&question, false).is_some());
+    for src in [[0, 0, 0, 0], [127, 0, 0, 1], [224, 0, 0, 1], [255; 4]] {
+        let mut question = question.clone();
+        question[26..30].copy_from_slice(&src);
+        assert_eq!(rejected(&question, false), None, "{src:?}");
+    }
+    let mut group = question;
+    group[0] |= 1;
+    assert_eq!(rejected(&group, false), None);
+    for src in [0, 1, 0xff << 120 | 1_u128] {
+        let mut question = frame(false, Sent::Datagram, [1, 2], &[]);
+        question[22..38].copy_from_slice(&src.to_be_bytes());
+        assert_eq!(rejected(&question, false), None, "{src:x}");
+    }
+}

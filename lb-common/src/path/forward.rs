@@ -1,7 +1,7 @@
 //! From a client towards a backend.
 //!
 //! The way of an established flow is inlined into every hook. What only the first packets of a
-//! flow need is out of line ([`recall`], [`renew`], [`super::open`]): the verifier follows it once per call, and
+//! flow need is out of line ([`super::recall`], [`renew`], [`super::open`]): the verifier follows it once per call, and
 //! both families share it.
 
 use bytemuck::Zeroable;
@@ -9,6 +9,7 @@ use bytemuck::Zeroable;
 use super::{
     Action, Env, Route, Scratch, choose,
     open::{Opened, open},
+    recall::recall,
     unserved::{self, Judgement},
 };
 use crate::{
@@ -77,7 +78,9 @@ pub struct Leg {
     /// Source port that the backend sees, host byte order.
     pub source_port: u16,
     /// Whether the backend serves the flows that it has.
-    serves: u32,
+    pub(super) serves: u16,
+    /// Whether it gets new ones.
+    pub(super) is_active: u16,
 }
 
 /// What the store says about a candidate: bits, all of which are always known. An enum with fields
@@ -87,22 +90,24 @@ pub(super) struct Found(u32);
 
 impl Found {
     /// Nothing.
-    const FREE: Self = Self(0);
+    pub(super) const FREE: Self = Self(0);
     /// Another client's record, and alive.
     pub(super) const TAKEN: Self = Self(1);
     /// A record that gives way.
     pub(super) const STALE: Self = Self(2);
     /// This client's flow: `snat` and `hop` of the scratch memory are the record's.
-    const OURS: u32 = 4;
+    pub(super) const OURS: u32 = 4;
     /// … no reply has been seen yet.
-    const OPENING: u32 = 8;
+    pub(super) const OPENING: u32 = 8;
     /// … the slow tick: what is cached is to be renewed.
-    const DUE: u32 = 16;
+    pub(super) const DUE: u32 = 16;
     /// … it is in `PINS`.
-    const PINNED: u32 = 32;
+    pub(super) const PINNED: u32 = 32;
+    /// … one side has ended it.
+    pub(super) const ENDED: u32 = 64;
 
     #[inline(always)]
-    fn has(self, bit: u32) -> bool {
+    pub(super) fn has(self, bit: u32) -> bool {
         self.0 & bit != 0
     }
 }
@@ -233,7 +238,7 @@ fn serve<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> Action {
 
 /// A connection begins anew on the ports of one that there was. False if the client may not.
 #[inline(never)]
-fn reopen<E: Env>(env: &mut E, scratch: &mut Scratch) -> bool {
+pub(super) fn reopen<E: Env>(env: &mut E, scratch: &mut Scratch) -> bool {
     if !choose::may_begin(env, scratch) {
         return false;
     }
@@ -242,62 +247,6 @@ fn reopen<E: Env>(env: &mut E, scratch: &mut Scratch) -> bool {
         flow.reopen(scratch.now);
     }
     true
-}
-
-/// Finds a flow whose backend is not what its slot says: the slot's previous owner, or the one
-/// that the flow is pinned to.
-#[inline(never)]
-fn recall<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> bool {
-    scratch.pin = Pin {
-        backend: scratch.slot.previous,
-        source_port: 0,
-        pad: 0,
-    };
-    let found = follow(env, scratch, site);
-    if found.has(Found::OURS) {
-        // At once: the slot forgets its previous owner with the table's next change. And again
-        // now and then: the pins that are not used are forgotten first.
-        if !found.has(Found::PINNED) || found.has(Found::DUE) {
-            pin(env, scratch);
-            if let Some(flow) = env.look_up(&scratch.key) {
-                flow.pinned = 1;
-            }
-        }
-        return true;
-    }
-    scratch.pin_key = scratch.parsed.tuple.pin();
-    let Some(pin) = env.pin(&scratch.pin_key) else {
-        return false;
-    };
-    scratch.pin = pin;
-    follow(env, scratch, site).has(Found::OURS)
-}
-
-/// What is known of the packet's flow, if it is where `scratch.pin` says, and may stay there; else
-/// nothing. A port of 0 is the one that the backend sees if nothing speaks against it.
-///
-/// Out of line: the stack of all calls together is small.
-#[inline(never)]
-fn follow<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> Found {
-    if !set_leg(env, scratch, site, scratch.pin.backend) {
-        return Found::FREE;
-    }
-    if scratch.pin.source_port != 0 {
-        scratch.leg.source_port = scratch.pin.source_port;
-    }
-    // A datagram can go anywhere; only a connection is worth a backend that is gone.
-    if scratch.parsed.tuple.protocol != protocol::TCP && scratch.leg.serves == 0 {
-        return Found::FREE;
-    }
-    let found = find(env, scratch, site);
-    // A SYN goes where the table says now, unless it repeats one that is under way.
-    let moves_on =
-        scratch.parsed.is_syn() && !(found.has(Found::OPENING) && scratch.leg.serves != 0);
-    if !found.has(Found::OURS) || moves_on {
-        return Found::FREE;
-    }
-    renew_if_due(env, scratch, found);
-    found
 }
 
 /// Makes `reference` the candidate. False if it means an earlier incarnation, or nothing.
@@ -322,6 +271,7 @@ pub(super) fn set_leg<E: Env>(
         port: backend.port,
         source_port: first_port(env, scratch, nat),
         serves: backend.serves().into(),
+        is_active: backend.is_active().into(),
     };
     true
 }
@@ -386,7 +336,7 @@ pub(super) fn set_key(scratch: &mut Scratch, site: Site) {
 }
 
 #[inline(always)]
-fn find<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> Found {
+pub(super) fn find<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> Found {
     set_key(scratch, site);
     let Scratch {
         parsed,
@@ -410,15 +360,16 @@ fn find<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> Found {
         };
     }
     let opening = if flow.is_opening() { Found::OPENING } else { 0 };
+    let ended = u32::from(flow.ends != 0) * Found::ENDED;
     let due = flow.note(Direction::Forward, parsed.tcp_flags, *now);
     (*snat, *hop) = (flow.snat.by_words(), flow.forward.by_words());
     let due = if due { Found::DUE } else { 0 };
     let pinned = u32::from(flow.pinned & 1) * Found::PINNED;
-    Found(Found::OURS | opening | due | pinned)
+    Found(Found::OURS | opening | ended | due | pinned)
 }
 
 #[inline(always)]
-fn renew_if_due<E: Env>(env: &mut E, scratch: &mut Scratch, found: Found) {
+pub(super) fn renew_if_due<E: Env>(env: &mut E, scratch: &mut Scratch, found: Found) {
     if scratch.leg.nat == Nat::SNAT && (found.has(Found::DUE) || scratch.hop.ifindex == 0) {
         renew(env, scratch);
     }

@@ -7,6 +7,7 @@ use super::{
     unserved,
 };
 use crate::{
+    counter::Outcome,
     flow::edge,
     packet::{Icmp, Parsed},
     protocol,
@@ -73,8 +74,10 @@ pub fn pod_egress<E: Env>(env: &mut E, scratch: &mut Scratch) -> Action {
 pub fn portless<E: Env>(env: &mut E, scratch: &mut Scratch) -> Action {
     let action = match scratch.parsed.icmp() {
         Some(Icmp::EchoRequest) => unserved::echo(env, scratch),
-        // An error, or an answer: whom it concerns is not known here, and nobody answers an error.
-        Some(Icmp::Other) => None,
+        // An error, or an answer: nobody answers these, and nobody is there for them.
+        Some(Icmp::Other) => {
+            unserved::reject(env, scratch).map(|_| Action::Drop(Outcome::Unallocated))
+        }
         None => unserved::reject(env, scratch),
     };
     action.unwrap_or(Action::Pass)

@@ -7,6 +7,7 @@ mod choose;
 pub mod forward;
 pub mod hooks;
 mod open;
+mod recall;
 pub mod reply;
 pub mod sockets;
 pub mod unserved;
@@ -194,8 +195,10 @@ pub struct Scratch {
     pub pin_key: PinKey,
     /// A record that is being inserted.
     pub flow: Flow,
-    /// A pin that is being inserted.
+    /// A pin that is being inserted, or was found.
     pub pin: Pin,
+    /// Whether one was found.
+    pub has_pin: u32,
     /// Key of the client's affinity.
     pub affinity_key: AffinityKey,
     /// A client in question.

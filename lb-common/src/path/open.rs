@@ -26,14 +26,21 @@ pub(super) fn open<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site, found
     if !choose::may_begin(env, scratch) {
         return Opened::NotAllowed;
     }
-    let by_chance = scratch.flags & flags::RANDOM != 0 && scratch.affinity_timeout_s == 0;
-    let first = if by_chance {
+    // A connection whose record was forgotten, while its pin was not, goes on where it was.
+    let is_recalled = scratch.has_pin != 0
+        && !scratch.parsed.opens()
+        && set_leg(env, scratch, site, scratch.pin.backend);
+    let by_chance =
+        !is_recalled && scratch.flags & flags::RANDOM != 0 && scratch.affinity_timeout_s == 0;
+    scratch.first = if is_recalled {
+        scratch.leg.source_port = scratch.pin.source_port;
+        scratch.pin.backend
+    } else if by_chance {
         choose::any(env, scratch)
     } else {
         scratch.slot.current
     };
-    scratch.first = first;
-    if !set_leg(env, scratch, site, first) {
+    if !is_recalled && !set_leg(env, scratch, site, scratch.first) {
         return Opened::TornTable;
     }
     match way_out(env, scratch) {
@@ -51,8 +58,9 @@ pub(super) fn open<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site, found
     flow.begin(&parsed.tuple, parsed.tcp_flags, snat, hop, *now);
     scratch.nat = scratch.leg.nat;
     // Of a record of another backend nothing is known yet.
-    scratch.is_stale = u32::from(by_chance || found == Found::STALE);
-    for attempt in u32::from(!by_chance && found == Found::TAKEN)..select::PROBES {
+    let is_slots = !by_chance && !is_recalled;
+    scratch.is_stale = u32::from(!is_slots || found == Found::STALE);
+    for attempt in u32::from(is_slots && found == Found::TAKEN)..select::PROBES {
         let is_candidate = attempt == 0 || alternative(env, scratch, site, attempt);
         if is_candidate && insert(env, scratch, site, attempt) {
             choose::bind(env, scratch);
@@ -68,7 +76,8 @@ pub(super) fn open<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site, found
 #[inline(never)]
 fn insert<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site, attempt: u32) -> bool {
     scratch.flow.backend = scratch.leg.reference;
-    let is_pinned = attempt != 0 || choose::needs_pin(scratch);
+    // A pin that there is must say where the connection is now.
+    let is_pinned = attempt != 0 || scratch.has_pin != 0 || choose::needs_pin(scratch);
     scratch.flow.pinned = u8::from(is_pinned);
     set_key(scratch, site);
     if (attempt != 0 || scratch.is_stale != 0) && is_stale(env, scratch) {

@@ -237,6 +237,15 @@ impl Bench {
         self.store.clear().expect("forget the connections");
     }
 
+    /// Forgets the records of all connections, but not the pins.
+    ///
+    /// # Panics
+    ///
+    /// If the map cannot be changed.
+    pub fn forget_records(&mut self) {
+        self.store.clear_flows().expect("forget the records");
+    }
+
     /// Makes the node serve `services`, and nothing else.
     ///
     /// # Panics

@@ -48,11 +48,17 @@ impl Store {
         put.context("write FLOWS")
     }
 
-    /// Forgets everything.
-    pub(super) fn clear(&mut self) -> Result<()> {
+    /// Forgets the records, as a full map does.
+    pub(super) fn clear_flows(&mut self) -> Result<()> {
         for (key, _) in self.flows()? {
             self.flows.remove(&Raw(key)).context("clear FLOWS")?;
         }
+        Ok(())
+    }
+
+    /// Forgets everything.
+    pub(super) fn clear(&mut self) -> Result<()> {
+        self.clear_flows()?;
         for (key, _) in self.pins()? {
             self.pins.remove(&Raw(key)).context("clear PINS")?;
         }

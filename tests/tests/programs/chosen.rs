@@ -12,7 +12,7 @@ use lb_tests::programs::{
     UPLINK_MAC, Verdict, each_case, each_case_on_the_wire, on_bench,
 };
 
-use crate::flows::{check_reply, check_to, three};
+use crate::flows::{check_reply, check_to, each_tcp, three};
 
 /// Opens a connection of a pod, and says who gets it.
 #[track_caller]
@@ -94,6 +94,59 @@ fn s19_random_backends_get_their_share_and_keep_their_connections() {
             let client = case.pod_client(port);
             check_to(bench, &case.following(client, case.vip(1)), backend, false);
         }
+    });
+}
+
+#[test]
+fn s19_a_repeated_syn_stays_with_the_random_backend_that_has_answered_it() {
+    each_tcp(|bench, case| {
+        bench.serve(&[Service::new(1, three()).by_chance()]);
+        for port in 40_000..40_020 {
+            let (client, vip) = (case.pod_client(port), case.vip(1));
+            let backend = open(bench, case, port);
+            // The answer gets lost beyond us.
+            check_reply(bench, case, backend, client, vip);
+            check_to(bench, &case.opening(client, vip), backend, false);
+        }
+    });
+}
+
+#[test]
+fn s58_a_pinned_connection_whose_record_is_forgotten_goes_on_where_it_was() {
+    each_tcp(|bench, case| {
+        bench.serve(&[
+            Service::new(1, three()).by_chance(),
+            Service::new(2, [Pod::on(1, 11)]),
+            Service::new(3, [Pod::on(1, 11)]),
+        ]);
+        let backends: Vec<_> = (40_000..40_020)
+            .map(|port| open(bench, case, port))
+            .collect();
+        // And one whose port is not its own.
+        let client = case.pod_client(41_000);
+        let first = case.opening(client, case.vip(2));
+        check_to(bench, &first, case.backend(1, 11), true);
+        let second = case.opening(client, case.vip(3));
+        let counted = &[NewFlow, ToStack];
+        let run = bench.run_checked(Program::PodIngress, &second, Verdict::Next, counted);
+        let [seen, _] = run.ends();
+        assert_ne!(seen, client);
+
+        bench.forget_records();
+        for (port, backend) in (40_000..).zip(backends) {
+            let next = case.following(case.pod_client(port), case.vip(1));
+            check_to(bench, &next, backend, true);
+            check_to(bench, &next, backend, false);
+        }
+        let next = case.following(client, case.vip(3));
+        let expected = next.clone().from(seen).to(case.backend(1, 11));
+        bench.check(
+            Program::PodIngress,
+            &next,
+            Verdict::Next,
+            &expected,
+            counted,
+        );
     });
 }
 
