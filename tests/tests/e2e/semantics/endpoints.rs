@@ -127,6 +127,20 @@ fn hold(from: &Site, protocol: Protocol, to: SocketAddr) -> Requests {
     from.start(&request).expect("a client")
 }
 
+/// The same from each of the clients to each of the addresses.
+fn hold_all(clients: [&Site; 2], protocol: Protocol, dialled: &[SocketAddr]) -> Vec<Requests> {
+    let each = |to: &SocketAddr| clients.map(|client| hold(client, protocol, *to));
+    dialled.iter().flat_map(each).collect()
+}
+
+/// Ends connections, none of which has failed.
+#[track_caller]
+fn end(connections: Vec<Requests>) {
+    for reply in connections.into_iter().flat_map(Requests::finish) {
+        reply.expect("no exchange fails");
+    }
+}
+
 /// Lets connections go on for a while; says who has answered last.
 #[track_caller]
 fn last_server(connection: &mut Requests) -> String {
@@ -147,10 +161,7 @@ fn s58_connections_stay_with_an_endpoint_that_no_slice_names_any_more() {
             .map(|kind| before.dialled(&world, kind, 0))
             .concat();
         let clients = [pod.site(), world.cluster.client().site()];
-        let mut connections: Vec<Requests> = dialled
-            .iter()
-            .flat_map(|to| clients.map(|client| hold(client, Protocol::Tcp, *to)))
-            .collect();
+        let mut connections = hold_all(clients, Protocol::Tcp, &dialled);
         for connection in &mut connections {
             assert_eq!(last_server(connection), world.name(victim));
         }
@@ -162,12 +173,7 @@ fn s58_connections_stay_with_an_endpoint_that_no_slice_names_any_more() {
                 assert_eq!(last_server(connection), world.name(victim));
             }
         }
-        for connection in connections {
-            let replies = connection.finish();
-            replies
-                .into_iter()
-                .for_each(|reply| drop(reply.expect("no exchange fails")));
-        }
+        end(connections);
     }
 }
 
@@ -181,10 +187,7 @@ fn s58_connections_to_a_cluster_address_outlive_their_service() {
         world.serve(&[&service]);
         let dialled = service.dialled(&world, Kind::ClusterIp, 0);
         let clients = [pod.site(), world.cluster.client().site()];
-        let mut connections: Vec<Requests> = dialled
-            .iter()
-            .flat_map(|to| clients.map(|client| hold(client, Protocol::Tcp, *to)))
-            .collect();
+        let mut connections = hold_all(clients, Protocol::Tcp, &dialled);
         let mut go_on = |world: &World| {
             for connection in &mut connections {
                 assert_eq!(last_server(connection), world.name(victim));
@@ -197,12 +200,7 @@ fn s58_connections_to_a_cluster_address_outlive_their_service() {
         assert_eq!(heard, Heard::Silence, "nobody's address");
         world.serve(&[&Service::new(1, [1 - victim])]);
         go_on(&world);
-        for connection in connections {
-            let replies = connection.finish();
-            replies
-                .into_iter()
-                .for_each(|reply| drop(reply.expect("no exchange fails")));
-        }
+        end(connections);
     }
 }
 
@@ -216,10 +214,7 @@ fn s59_datagrams_move_to_an_endpoint_that_is_there_without_a_new_socket() {
         .map(|kind| first.dialled(&world, kind, 0))
         .concat();
     let clients = [pod.site(), world.cluster.client().site()];
-    let mut sockets: Vec<Requests> = dialled
-        .iter()
-        .flat_map(|to| clients.map(|client| hold(client, Protocol::Udp, *to)))
-        .collect();
+    let mut sockets = hold_all(clients, Protocol::Udp, &dialled);
     for socket in &mut sockets {
         assert_eq!(last_server(socket), world.name(0));
     }
@@ -313,10 +308,6 @@ fn s61_a_rollout_loses_no_request_under_either_policy() {
             let met = last.find(|reply| replaced.contains(&reply.server));
             assert!(met.is_some(), "the client has ended");
         }
-        for client in clients {
-            for reply in client.finish() {
-                reply.expect("no request fails");
-            }
-        }
+        end(clients);
     }
 }
