@@ -16,7 +16,7 @@ const SLEEPS: [&str; 2] = ["sleep", "sleep_until"];
 const SLEEPERS: &[(&str, &str)] = &[
     (
         "lb-agent/src/agent.rs",
-        "pauses before it tries again what the kernel refused",
+        "lets changes come together, and pauses before it tries again what the kernel refused",
     ),
     (
         "lb-agent/src/dataplane/bpf/attach.rs",
