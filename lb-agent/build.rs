@@ -28,9 +28,12 @@ fn main() -> Result<()> {
     }
     let out = PathBuf::from(env::var_os("OUT_DIR").context("OUT_DIR is not set")?);
     share_target(&out)?;
+    // Cargo tells a build script its package's features by such variables.
+    let is_lab = env::var_os("CARGO_FEATURE_LAB_LAYOUT").is_some();
     let programs = Package {
         name: "lb-ebpf",
         root_dir: "../lb-ebpf",
+        features: if is_lab { &["lab-layout"] } else { &[] },
         ..Package::default()
     };
     aya_build::build_ebpf([programs], Toolchain::Custom(&compiler))

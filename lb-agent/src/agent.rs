@@ -1,7 +1,14 @@
 //! The agent: a loop that follows the sources and the devices, and keeps the maps in step.
 
+mod chains;
+mod drops;
+mod guard;
 mod monitor;
+mod options;
+mod prepare;
 mod probe;
+mod snat;
+mod sweeper;
 
 use std::{
     collections::BTreeSet,
@@ -11,136 +18,47 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lb_common::{
-    DatapathConfig,
-    maps::{self, MapSpec},
-};
+use lb_common::{DatapathConfig, Interface, interface};
 use tokio::{sync::watch, task::JoinHandle, time};
-use tracing::{debug, error, info};
+use tracing::{debug, error, info, warn};
 
-pub use self::monitor::Options as MonitorOptions;
 use self::{
+    chains::Chains,
+    guard::Guard,
     monitor::{Identity, Monitor},
+    prepare::tell_found,
     probe::{Faults, chain},
+    sweeper::Watch,
+};
+pub use self::{
+    monitor::Options as MonitorOptions,
+    options::{Capacities, NodeOptions, Options, Source},
+    prepare::{Prepared, needs, prepare},
+    snat::SnatAddresses,
 };
 use crate::{
     dataplane::{
-        self,
-        bpf::{self, BpfDataplane, XdpMode, kernel},
+        self, Dataplane as _, Element,
+        bpf::{self, BpfDataplane, kernel},
     },
-    desired::{ExternalIps, NodePortAddresses, NodeView},
-    event::{self, Event},
+    desired::NodeView,
+    event::{self, Event, Events},
     http::ListenError,
-    interfaces::{self, Overrides},
+    interfaces::{self},
     model::Reference,
-    object,
-    pace::Pace,
+    pace::{Pace, until},
+    preflight,
     reconcile::Reconciler,
     report::{Rejections, Reporter},
-    source::{self, Role, Snapshot, kubernetes, manifest},
+    sockets,
+    source::{self, Snapshot, kubernetes, manifest},
 };
 
 /// How long to wait before what failed is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// What the agent is to do.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// This node.
-    pub node: NodeOptions,
-    /// For whom we work: this node; endpoints with its name are local.
-    pub role: Role,
-    /// Where Services come from.
-    pub source: Source,
-    /// Directory of the pins, on a BPF file system.
-    pub pin_dir: PathBuf,
-    /// The cgroup whose processes' sockets are translated; none turns that off.
-    pub cgroup: Option<PathBuf>,
-    /// Whether only processes in the agent's own network namespace are concerned by that.
-    pub own_namespace_only: bool,
-    /// Where XDP runs.
-    pub xdp: XdpMode,
-    /// Devices that are not what they look like.
-    pub overrides: Overrides,
-    /// Between the end of a run and the start of the next one, at least.
-    pub min_sync_period: Duration,
-    /// Capacities of the maps.
-    pub capacities: Capacities,
-    /// What is answered to others, and where.
-    pub monitor: MonitorOptions,
-}
-
-/// What holds for this node.
-#[derive(Clone, Debug)]
-pub struct NodeOptions {
-    /// Its name; endpoints with this name are local.
-    pub name: String,
-    /// On which of its addresses NodePorts are served.
-    pub node_port_addresses: NodePortAddresses,
-    /// Whether its processes reach NodePorts on loopback addresses.
-    pub localhost_node_ports: bool,
-    /// Whether addresses of Services answer ICMP echo requests.
-    pub answers_echo: bool,
-    /// Which external addresses Services may have.
-    pub external_ips: ExternalIps,
-    /// Whether source ranges hold for external addresses and NodePorts, too.
-    pub source_ranges_everywhere: bool,
-}
-
-/// Where Services come from.
-#[derive(Clone, Debug)]
-pub enum Source {
-    /// A cluster.
-    Kubernetes(kubernetes::Connection),
-    /// Manifests: a file, a directory, or `-` for standard input.
-    Manifests(PathBuf),
-}
-
-/// Capacities of the maps, in elements.
-#[derive(Clone, Copy, Debug)]
-pub struct Capacities {
-    /// Frontends: addresses and ports that clients dial.
-    pub frontends: u32,
-    /// Backends, those that are gone but may have flows included.
-    pub backends: u32,
-    /// The arena of look-up tables: at least 129 for each Service port and family, and room for
-    /// their successors.
-    pub slots: u32,
-    /// Connections.
-    pub flows: u32,
-}
-
-impl Default for Capacities {
-    fn default() -> Self {
-        Self {
-            frontends: maps::FRONTENDS_MAX as u32,
-            backends: maps::BACKENDS_MAX as u32,
-            slots: maps::SLOTS_MAX as u32,
-            flows: maps::FLOWS_MAX as u32,
-        }
-    }
-}
-
-impl Capacities {
-    /// The maps with these capacities.
-    #[must_use]
-    pub fn specs(&self) -> Vec<MapSpec> {
-        let capacity = |spec: &MapSpec| match spec.name {
-            maps::FRONTENDS => self.frontends,
-            maps::BACKENDS => self.backends,
-            maps::SLOTS => self.slots,
-            maps::FLOWS => self.flows,
-            _ => spec.max_entries,
-        };
-        maps::SPECS
-            .iter()
-            .map(|spec| MapSpec {
-                max_entries: capacity(spec),
-                ..*spec
-            })
-            .collect()
-    }
-}
+/// How often it is looked whether the pins are still there.
+const PINS_LOOK: Duration = Duration::from_secs(1);
 
 /// Why the agent cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -148,6 +66,9 @@ pub enum Error {
     /// The kernel does not say what the programs need to know.
     #[error("ask the kernel about itself")]
     Kernel(#[from] kernel::Error),
+    /// Something that it needs is missing.
+    #[error("this cannot run here")]
+    Preflight(#[from] preflight::Error),
     /// The programs cannot be put in place.
     #[error("put the kernel programs in place")]
     Bpf(#[from] bpf::Error),
@@ -166,6 +87,13 @@ pub enum Error {
     /// Probes or scrapes cannot be answered, which is asked for.
     #[error("answer probes and scrapes")]
     Listen(#[from] ListenError),
+    /// Somebody has removed the pins: programs are detached, and the next agent would begin with
+    /// nothing.
+    #[error("the pins are gone; ending, so that the next start makes all of it anew")]
+    PinsGone,
+    /// The task that removes records of connections has ended, which it must not.
+    #[error("records of connections are not removed any more")]
+    SweepsEnded,
     /// The task of the source has ended, which it must not.
     #[error("the source of Services has ended: {0}")]
     SourceEnded(String),
@@ -176,15 +104,27 @@ pub enum Error {
 /// # Errors
 ///
 /// [`Error`], at the start or when the source ends; what was in place stays then, too.
-pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<(), Error> {
+pub async fn run(
+    options: Options,
+    prepared: Prepared,
+    stop: impl Future<Output = ()>,
+) -> Result<(), Error> {
+    let Prepared {
+        dataplane,
+        kube_proxy,
+        _lock,
+    } = prepared;
     let (events, events_out) = event::channel();
     let monitor = Monitor::start(options.monitor, identity(&options), events.clone())?;
-    let dataplane = bpf::open(object::LB, &bpf_options(&options)?)?;
-    let devices = interfaces::watch(options.overrides.clone()).await?;
     let (sender, snapshots) = source::channel();
     let source = start_source(&options, sender, events_out).await?;
+    let sweeps = sweeps(&options, &monitor, &events)?;
+    let devices = interfaces::watch(options.overrides.clone()).await?;
     let node_name = options.role.node_name;
     events.send(Event::normal(Reference::node(&node_name), "Starting", ""));
+    tell_found(&dataplane, kube_proxy.as_ref(), &node_name, &events);
+    let teller = drops::Teller::new(&options.pin_dir, &node_name, events.clone());
+    let drops = drops::follow(teller, devices.clone());
     let rejections = Rejections::default();
     let mut agent = Agent {
         node: options.node,
@@ -193,9 +133,13 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<(),
         devices,
         snapshots,
         objects: Reporter::new(events.clone(), rejections.clone()),
-        services: Reporter::new(events, rejections),
+        services: Reporter::new(events.clone(), rejections),
+        guard: Guard::new(options.empty_guard, &node_name, events.clone()),
+        chains: Chains::new(&node_name, events),
         monitor,
         faults: Faults::default(),
+        sockets: sockets::Pause::default(),
+        pin_dir: options.pin_dir,
         first: true,
     };
     info!(node = agent.node.name, "the kernel programs are in place");
@@ -209,8 +153,23 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<(),
             Ok(Ok(())) => Error::SourceEnded("no reason given".into()),
             Err(error) => Error::SourceEnded(error.to_string()),
         }),
-        () = agent.follow() => Err(Error::SourceEnded("its channel is closed".into())),
+        never = drops => match never {},
+        () = sweeps => Err(Error::SweepsEnded),
+        ended = agent.follow() => Err(ended),
     }
+}
+
+/// Removes the records of connections that have ended, until it is dropped.
+fn sweeps(
+    options: &Options,
+    monitor: &Monitor,
+    events: &Events,
+) -> Result<impl Future<Output = ()> + use<>, Error> {
+    let pin_dir = options.pin_dir.clone();
+    let node_name = options.role.node_name.clone();
+    let hz = kernel::ticks_per_second()?;
+    let watch = Watch::open(pin_dir, hz, node_name, monitor.metrics(), events.clone())?;
+    Ok(watch.run())
 }
 
 fn identity(options: &Options) -> Identity {
@@ -220,25 +179,6 @@ fn identity(options: &Options) -> Identity {
         pin_dir: options.pin_dir.clone(),
         maps: options.capacities.specs(),
     }
-}
-
-fn bpf_options(options: &Options) -> Result<bpf::Options, Error> {
-    let netns_cookie = if options.own_namespace_only {
-        kernel::netns_cookie()?
-    } else {
-        0
-    };
-    Ok(bpf::Options {
-        pin_dir: options.pin_dir.clone(),
-        cgroup: options.cgroup.clone(),
-        xdp: options.xdp,
-        maps: options.capacities.specs(),
-        config: DatapathConfig {
-            netns_cookie,
-            ticks_per_second: kernel::ticks_per_second()?,
-            ..DatapathConfig::DEFAULT
-        },
-    })
 }
 
 async fn start_source(
@@ -275,30 +215,43 @@ struct Agent {
     objects: Reporter,
     /// Says what of the Services cannot be served.
     services: Reporter,
+    /// Holds back what would take every Service away.
+    guard: Guard,
+    /// Says which programs of others run before ours.
+    chains: Chains,
     monitor: Monitor,
     /// What went wrong last time.
     faults: Faults,
+    /// When sockets are looked for whose backend is gone.
+    sockets: sockets::Pause,
+    /// Where the maps are pinned.
+    pin_dir: PathBuf,
     /// Whether nothing has been reconciled yet.
     first: bool,
 }
 
 impl Agent {
-    /// Reconciles with every change, and again after a failure, until the source is gone.
-    async fn follow(&mut self) {
+    /// Reconciles with every change, and again after a failure, until the source or the pins are gone.
+    async fn follow(&mut self) -> Error {
+        let gone = || Error::SourceEnded("its channel is closed".into());
         let mut pace = Pace::new(self.min_sync_period, RETRY);
+        let mut chains = time::interval(chains::PERIOD);
+        chains.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+        let mut pins = time::interval(PINS_LOOK);
+        pins.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
         let mut attached = self.attach();
         pace.change();
         loop {
             tokio::select! {
                 changed = self.snapshots.changed() => {
                     if changed.is_err() {
-                        return;
+                        return gone();
                     }
                     self.begin();
                 }
                 changed = self.devices.changed() => {
                     if changed.is_err() {
-                        return;
+                        return gone();
                     }
                     // A new pod does not wait for its turn.
                     self.begin();
@@ -309,6 +262,20 @@ impl Agent {
                         continue;
                     }
                     attached = false;
+                }
+                () = until(self.sockets.next(Instant::now())) => {
+                    self.end_stale_sockets().await;
+                    continue;
+                }
+                _ = chains.tick() => {
+                    self.look_ahead();
+                    continue;
+                }
+                _ = pins.tick() => {
+                    if !self.reconciler.dataplane().has_pins() {
+                        return Error::PinsGone;
+                    }
+                    continue;
                 }
                 () = until(pace.next(Instant::now())) => {
                     self.begin();
@@ -354,17 +321,75 @@ impl Agent {
                 "cannot attach to a device; trying again"
             );
         }
+        self.expect_no_xdp();
+        self.look_ahead();
         self.monitor.attach_failed(synced.failed.len());
         self.faults.attach = synced.failed.iter().map(|failure| chain(failure)).collect();
         synced.failed.is_empty()
     }
 
+    /// Lets tc know where XDP does not meet packets before it any more: the next turn, which writes that
+    /// anyway, may be long in coming while there is no source.
+    fn expect_no_xdp(&mut self) {
+        let with_xdp = self.reconciler.dataplane().xdp_devices();
+        let known = self.reconciler.programmed().interfaces().iter();
+        let without = known.filter(|(ifindex, interface)| {
+            interface.flags & interface::flags::XDP != 0 && !with_xdp.contains(ifindex)
+        });
+        let without = Vec::from_iter(without.map(|(ifindex, interface)| {
+            let flags = interface.flags & !interface::flags::XDP;
+            Element::Interface(
+                *ifindex,
+                Interface {
+                    flags,
+                    ..*interface
+                },
+            )
+        }));
+        for element in &without {
+            if let Err(failure) = self.reconciler.dataplane().put(element) {
+                let failure: &dyn std::error::Error = &failure;
+                warn!(failure, "tc may take XDP for being there still");
+            }
+        }
+    }
+
+    /// Ends UDP sockets of the node's processes that are connected to a backend that is gone.
+    async fn end_stale_sockets(&mut self) {
+        let ended = sockets::end_stale(&self.pin_dir, self.reconciler.programmed()).await;
+        self.sockets.ran(Instant::now());
+        match ended {
+            Ok(0) => {}
+            Ok(count) => info!(count, "ended UDP sockets whose backend is gone"),
+            Err(failure) => warn!(
+                error = &failure as &dyn std::error::Error,
+                "UDP sockets may stay with a backend that is gone"
+            ),
+        }
+    }
+
+    /// Looks for programs of others that run before ours.
+    fn look_ahead(&mut self) {
+        let ahead = self.reconciler.dataplane().foreign_programs_ahead();
+        self.monitor.programs_ahead(ahead.len());
+        self.chains.tell(ahead);
+    }
+
     /// Brings the maps in step. False if that has to be tried again. Nothing is written before
     /// the source has seen everything once (item 11).
     async fn reconcile(&mut self, snapshot: &Snapshot) -> bool {
+        let frontends = self.reconciler.programmed().frontends().len();
+        if self.guard.holds(&snapshot.model, frontends, Instant::now()) {
+            return false;
+        }
         self.objects
             .report(snapshot.rejections.iter().cloned().collect());
-        let node = node_view(&self.node, snapshot, &self.devices.borrow());
+        let mut node = node_view(&self.node, snapshot, &self.devices.borrow());
+        for ifindex in self.reconciler.dataplane().xdp_devices() {
+            if let Some(interface) = node.interfaces.get_mut(&ifindex) {
+                interface.flags |= interface::flags::XDP;
+            }
+        }
         let started = Instant::now();
         match self.reconciler.reconcile(&snapshot.model, &node, started) {
             Ok(outcome) => {
@@ -373,6 +398,9 @@ impl Agent {
                     let services = snapshot.model.services.len();
                     let operations = outcome.operations;
                     info!(services, operations, ?took, "in step with the source");
+                }
+                if self.first || outcome.operations > 0 {
+                    self.sockets.change();
                 }
                 self.first = false;
                 self.faults.sync = None;
@@ -399,14 +427,6 @@ impl Agent {
     }
 }
 
-/// Waits until `when`; for ever if that is never.
-async fn until(when: Option<Instant>) {
-    match when {
-        Some(when) => time::sleep_until(when.into()).await,
-        None => std::future::pending().await,
-    }
-}
-
 /// This node by its own object, or where there is none, by its devices.
 fn node_view(options: &NodeOptions, snapshot: &Snapshot, devices: &interfaces::State) -> NodeView {
     let node = snapshot.model.node.as_ref();
@@ -428,6 +448,6 @@ fn node_view(options: &NodeOptions, snapshot: &Snapshot, devices: &interfaces::S
         answers_echo: options.answers_echo,
         source_ranges_everywhere: options.source_ranges_everywhere,
         external_ips: options.external_ips.clone(),
-        interfaces: devices.interfaces(),
+        interfaces: options.snat_addresses.on(devices.interfaces()),
     }
 }

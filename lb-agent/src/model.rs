@@ -2,43 +2,57 @@
 //!
 //! Every source translates into these types; nothing behind them knows where an object came from.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-    net::IpAddr,
-    sync::Arc,
-    time::SystemTime,
-};
+use std::{collections::BTreeSet, fmt, net::IpAddr, sync::Arc, time::SystemTime};
 
+use imbl::{OrdMap, ordmap::DiffItem};
 use ipnet::IpNet;
 use lb_common::Protocol;
 
-/// Namespace and name of an object.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ObjectName {
-    /// Kubernetes namespace.
-    pub namespace: String,
-    /// Name within the namespace.
-    pub name: String,
-}
+mod name;
+mod names;
+mod slices;
 
-impl fmt::Display for ObjectName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.namespace, self.name)
-    }
-}
+pub use self::{
+    name::{ObjectName, Parts},
+    names::Names,
+    slices::Slices,
+};
 
 /// The state of the cluster as far as this node's Services need it.
+///
+/// A copy shares all that it has in common with its original, and where two copies differ is found
+/// without a look at the rest.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Model {
     /// Services that a proxy has to serve (items 2 and 4 are applied by `compile`).
-    pub services: BTreeMap<ObjectName, Arc<Service>>,
+    pub services: OrdMap<ObjectName, Arc<Service>>,
     /// Endpoint slices by Service; the slices' own names keep them apart (items 5 and 7).
-    pub slices: BTreeMap<ObjectName, BTreeMap<String, Arc<Slice>>>,
+    pub slices: OrdMap<ObjectName, Slices>,
     /// This node, once it is known.
     pub node: Option<Arc<Node>>,
     /// Networks that cluster addresses are allocated from (item 44); empty if nobody says.
     pub service_cidrs: BTreeSet<IpNet>,
+}
+
+impl Model {
+    /// The Services that `later` has otherwise, itself or its slices.
+    #[must_use]
+    pub fn changed_services(&self, later: &Self) -> BTreeSet<ObjectName> {
+        let services = self.services.diff(&later.services);
+        let services = services.map(|item| changed_key(&item).clone());
+        let slices = self.slices.diff(&later.slices);
+        let slices = slices.map(|item| changed_key(&item).clone());
+        services.chain(slices).collect()
+    }
+}
+
+/// The key of what two maps have otherwise.
+#[must_use]
+pub fn changed_key<'a, K, V>(item: &DiffItem<'a, 'a, K, V>) -> &'a K {
+    match item {
+        DiffItem::Add(key, _) | DiffItem::Remove(key, _) => key,
+        DiffItem::Update { new: (key, _), .. } => key,
+    }
 }
 
 /// A Service object.
@@ -174,11 +188,11 @@ pub struct Endpoint {
     /// Is going away.
     pub terminating: bool,
     /// Node that it runs on.
-    pub node: Option<String>,
+    pub node: Option<Arc<str>>,
     /// Zones that should use it (item 17).
-    pub for_zones: BTreeSet<String>,
+    pub for_zones: Names,
     /// Nodes that should use it (item 17).
-    pub for_nodes: BTreeSet<String>,
+    pub for_nodes: Names,
 }
 
 /// This node's object.
@@ -227,10 +241,7 @@ impl Reference {
     pub fn node(name: &str) -> Self {
         Self {
             kind: "Node",
-            name: ObjectName {
-                namespace: String::new(),
-                name: name.to_owned(),
-            },
+            name: ObjectName::new("", name),
             // Whoever shows the events of a node asks for this id, too.
             uid: Some(name.to_owned()),
         }

@@ -1,6 +1,22 @@
 //! When the agent brings the maps in step (item 62).
 
-use std::time::{Duration, Instant};
+use std::{
+    future,
+    time::{Duration, Instant},
+};
+
+use tokio::{task, time};
+
+/// Waits until `when`; for ever if that is never. What is due already does not wait for the timer, which
+/// counts milliseconds.
+pub(crate) async fn until(when: Option<Instant>) {
+    match when {
+        // Others have their turn, whoever is always due.
+        Some(when) if when <= Instant::now() => task::yield_now().await,
+        Some(when) => time::sleep_until(when.into()).await,
+        None => future::pending().await,
+    }
+}
 
 /// Decides when the next run starts. Pure: time is an argument.
 #[derive(Debug)]
@@ -42,7 +58,7 @@ impl Pace {
 
     /// There was nothing to run with yet: whatever comes first is served at once.
     pub(crate) fn skipped(&mut self) {
-        self.changed = false;
+        (self.changed, self.failed) = (false, false);
     }
 
     /// When the next run is to start, as seen at `now`; never without a reason.
@@ -88,6 +104,14 @@ mod tests {
         assert_eq!(pace.next(now), None);
         pace.change();
         assert_eq!(pace.next(now), Some(now));
+    }
+
+    #[test]
+    fn what_failed_before_there_is_anything_to_serve_is_not_tried_for_ever() {
+        let (mut pace, now) = pace();
+        pace.ran(now, false);
+        pace.skipped();
+        assert_eq!(pace.next(now + 2 * RETRY), None);
     }
 
     #[test]

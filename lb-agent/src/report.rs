@@ -109,10 +109,7 @@ mod tests {
     };
 
     fn rejection(name: &str, cause: Cause, reason: &str) -> Rejection {
-        let name = ObjectName {
-            namespace: "default".to_owned(),
-            name: name.to_owned(),
-        };
+        let name = ObjectName::new("default", name);
         Rejection::of_service(&name, cause, reason)
     }
 

@@ -100,6 +100,22 @@ impl Addr {
         }
     }
 
+    /// Whether a packet of a wire can come from here: it is somebody's address in particular, of
+    /// another host. Not so are 0.0.0.0/8, 127.0.0.0/8 and all from 224.0.0.0 on (RFC 1812, 5.3.7),
+    /// `::`, `::1` and ff00::/8.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_of_a_host(self) -> bool {
+        let [a, b, c, d] = self.to_wire_words();
+        if self.is_v4() {
+            let first = u32::from_be(d) >> 24;
+            first != 0 && first != 127 && first < 224
+        } else {
+            let is_unspecified_or_loopback = (a | b | c) == 0 && u32::from_be(d) <= 1;
+            u32::from_be(a) >> 24 != 0xff && !is_unspecified_or_loopback
+        }
+    }
+
     /// The address in the standard library's type.
     #[must_use]
     pub fn to_ip(self) -> IpAddr {
@@ -162,6 +178,28 @@ mod tests {
             prop_assert_eq!(Addr::from(ip).to_ip(), ip.to_canonical());
             prop_assert_eq!(Addr::from(ip).is_v4(), ip.to_canonical().is_ipv4());
             prop_assert_eq!(Addr::from(ip).is_loopback(), ip.to_canonical().is_loopback());
+            let is_of_a_host = match ip.to_canonical() {
+                IpAddr::V4(v4) => !matches!(v4.octets()[0], 0 | 127 | 224..),
+                IpAddr::V6(v6) => !(v6.is_multicast() || v6.is_loopback() || v6.is_unspecified()),
+            };
+            prop_assert_eq!(Addr::from(ip).is_of_a_host(), is_of_a_host);
+        }
+
+        #[test]
+        fn what_is_of_no_host_is_found_at_its_bounds(low: u32) {
+            let bounds = [0, 1, 126, 127, 128, 223, 224, 239, 240, 255];
+            for first in bounds {
+                let v4 = Ipv4Addr::from_bits(first << 24 | low >> 8);
+                let is_of_a_host = matches!(first, 1..=126 | 128..=223);
+                prop_assert_eq!(Addr::from(v4).is_of_a_host(), is_of_a_host, "{}", v4);
+            }
+            for (addr, is_of_a_host) in [
+                ("::", false), ("::1", false), ("::2", true), ("ff02::1", false), ("ff0e::1", false),
+                ("fe80::1", true), ("fd00::1", true), ("2001:db8::1", true),
+            ] {
+                let v6: Ipv6Addr = addr.parse().unwrap();
+                prop_assert_eq!(Addr::from(v6).is_of_a_host(), is_of_a_host, "{}", v6);
+            }
         }
 
         #[test]

@@ -3,6 +3,8 @@
 //! Written over that packet, with addresses exchanged: the answer comes from the address that was
 //! dialled, and goes back where the packet came from.
 
+use core::hint::black_box;
+
 use bytemuck::Zeroable;
 
 use crate::{
@@ -36,49 +38,116 @@ const TTL: u8 = 64;
 pub struct Quote {
     /// The IP header, and the first bytes behind it; IPv4 leaves the last words.
     pub words: [u32; Quote::WORDS],
+    /// How much there was to quote, in bytes.
+    len: u32,
 }
 
 impl Quote {
-    /// IPv6's header, and eight bytes.
-    const WORDS: usize = (ipv6::HEADER_LEN + icmp::QUOTED_PAYLOAD_LEN) / 4;
+    /// The longest header of IPv4, and eight bytes; IPv6's with a fragment header would do with less.
+    const WORDS: usize = (ipv4::HEADER_LEN_MAX + icmp::QUOTED_PAYLOAD_LEN) / 4;
+
+    /// How much of it there is, in bytes.
+    #[inline(always)]
+    fn len(&self) -> usize {
+        (self.len as usize).min(4 * Self::WORDS)
+    }
+
+    /// Takes the start of a packet, with the options and the extension headers that fit, and returns
+    /// the sum of that.
+    #[inline(always)]
+    fn take<P: PacketMut>(&mut self, packet: &P, offsets: Offsets) -> Option<Delta> {
+        let len = offsets.l4 - offsets.l3 + icmp::QUOTED_PAYLOAD_LEN;
+        self.len = len as u32;
+        let len = self.len();
+        let mut sum = Delta::ZERO;
+        for (index, word) in self.words.iter_mut().enumerate() {
+            if 4 * index >= len {
+                break;
+            }
+            *word = packet.read(offsets.l3 + 4 * index)?;
+            sum = added(sum, *word);
+        }
+        Some(sum)
+    }
 }
 
-/// Makes the packet a RST (RFC 9293, 3.10.7.1), or an ICMP error that nobody listens on the port.
-///
-/// Nothing if it cannot be answered: a RST never is, nor is a header with options.
+/// An ICMP error: its header, but for the checksum, as two words in wire order; or a RST, which is all
+/// zero.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Zeroable)]
+pub struct Message {
+    head: u32,
+    rest: u32,
+}
+
+impl Message {
+    #[inline(always)]
+    fn new(is_v4: bool, v4: [u8; 2], v6: [u8; 2], rest: u32) -> Self {
+        let [kind, code] = if is_v4 { v4 } else { v6 };
+        Self {
+            head: u32::from_ne_bytes([kind, code, 0, 0]),
+            rest: rest.to_be(),
+        }
+    }
+
+    /// Nobody listens on the port: a RST (RFC 9293, 3.10.7.1), or an ICMP error.
+    #[inline(always)]
+    #[must_use]
+    pub fn refusal(parsed: &Parsed) -> Self {
+        if parsed.tuple.protocol == protocol::TCP {
+            return Self { head: 0, rest: 0 };
+        }
+        let (v4, v6) = (icmp::v4::PORT_UNREACHABLE, icmp::v6::PORT_UNREACHABLE);
+        Self::new(parsed.tuple.src.is_v4(), v4, v6, 0)
+    }
+
+    /// Whether it is no ICMP error, but a RST: 0 is the type of no error.
+    #[inline(always)]
+    fn is_reset(self) -> bool {
+        self.head == 0
+    }
+
+    /// The packet is too big for its way, which takes `size` bytes.
+    #[inline(always)]
+    #[must_use]
+    pub fn too_big(is_v4: bool, size: u32) -> Self {
+        Self::new(is_v4, icmp::v4::TOO_BIG, icmp::v6::TOO_BIG, size)
+    }
+
+    /// The packet has lived too long.
+    #[inline(always)]
+    #[must_use]
+    pub fn time_exceeded(is_v4: bool) -> Self {
+        Self::new(is_v4, icmp::v4::TIME_EXCEEDED, icmp::v6::TIME_EXCEEDED, 0)
+    }
+}
+
+/// Makes the packet an ICMP error about itself, or a RST. Nothing if it cannot be answered: a RST never
+/// is.
 #[inline(always)]
-pub fn reject<F: Family, P: Resize>(
+pub fn tell<F: Family, P: Resize>(
     packet: &mut P,
     parsed: &Parsed,
     offsets: Offsets,
     quote: &mut Quote,
+    message: Message,
 ) -> Option<()> {
     may_be_answered(packet, parsed)?;
-    if parsed.tuple.protocol == protocol::TCP {
+    if message.is_reset() {
         reset::<F, P>(packet, parsed, offsets)
     } else {
-        unreachable::<F, P>(packet, parsed, offsets, quote)
+        error::<F, P>(packet, parsed, offsets, quote, message)
     }
 }
 
-/// Nothing if the packet comes from nobody in particular, or went to a whole link: such packets are
-/// never answered (RFC 1122, 3.2.2; RFC 4443, 2.4 e).
+/// Nothing if the packet comes from nobody in particular, or went to a whole link, or is an error or a
+/// later piece of a packet: such packets are never answered (RFC 1122, 3.2.2; RFC 4443, 2.4 e).
 #[inline(always)]
 fn may_be_answered<P: PacketMut>(packet: &P, parsed: &Parsed) -> Option<()> {
     let [group, _] = packet
         .read::<u16>(ethernet::field::ADDRESSES)?
         .to_ne_bytes();
-    let src = parsed.tuple.src;
-    let is_one = if src.is_v4() {
-        let first = u32::from_be(src.to_wire_v4()) >> 24;
-        first != 0 && first != 127 && first < 224
-    } else {
-        let [a, b, c, d] = src.to_wire_words();
-        let first = u32::from_be(a) >> 24;
-        let is_unspecified_or_loopback = (a | b | c) == 0 && u32::from_be(d) <= 1;
-        first != 0xff && !is_unspecified_or_loopback
-    };
-    (group & 1 == 0 && is_one).then_some(())
+    (group & 1 == 0 && parsed.tuple.src.is_of_a_host() && parsed.has_ports()).then_some(())
 }
 
 /// Length of the IP header without options.
@@ -141,58 +210,56 @@ fn reset<F: Family, P: Resize>(packet: &mut P, parsed: &Parsed, offsets: Offsets
 }
 
 #[inline(always)]
-fn unreachable<F: Family, P: Resize>(
+fn error<F: Family, P: Resize>(
     packet: &mut P,
     parsed: &Parsed,
     offsets: Offsets,
     quote: &mut Quote,
+    message: Message,
 ) -> Option<()> {
-    let header_len = ip_header_len::<F>();
-    if offsets.l4 != offsets.l3 + header_len {
-        return None;
-    }
-    let quoted_len = header_len + icmp::QUOTED_PAYLOAD_LEN;
-    let [kind, code] = if F::IS_V4 {
-        icmp::v4::PORT_UNREACHABLE
-    } else {
-        icmp::v6::PORT_UNREACHABLE
-    };
     let own = if F::IS_V4 {
         protocol::ICMP
     } else {
         protocol::ICMPV6
     };
+    let place = offsets.l3 + ip_header_len::<F>();
+    let sum = quote.take(packet, offsets)?;
+    // The verifier forgets after how many rounds that was: else it follows all that comes for each.
+    let quote = black_box(&*quote);
+    let quoted_len = quote.len();
     let icmp_len = icmp::HEADER_LEN + quoted_len;
-    let head = u32::from_ne_bytes([kind, code, 0, 0]);
     let pseudo = if F::IS_V4 {
         Delta::ZERO
     } else {
         pseudo_header(parsed, own, icmp_len as u32)
     };
-    let mut sum = added(pseudo, head);
-    for (index, word) in quote.words.iter_mut().enumerate().take(quoted_len / 4) {
-        *word = packet.read(offsets.l3 + 4 * index)?;
-        sum = added(sum, *word);
-    }
+    let Message { head, rest } = message;
+    let sum = added(added(sum.and(pseudo), head), rest);
 
-    packet.set_len(offsets.l4 + icmp_len)?;
-    let is_partial = parsed.tuple.protocol == protocol::UDP
-        && packet.is_checksum_partial(offsets.l4 + udp::field::CHECKSUM);
+    packet.set_len(place + icmp_len)?;
+    let field = if parsed.tuple.protocol == protocol::TCP {
+        tcp::field::CHECKSUM
+    } else {
+        udp::field::CHECKSUM
+    };
+    let is_partial = !parsed.no_checksum && packet.is_checksum_partial(offsets.l4 + field);
+    if is_partial && offsets.l4 != place {
+        return None;
+    }
     swap_macs(packet)?;
     write_ip::<F, P>(packet, parsed, offsets.l3, own, icmp_len as u16)?;
-    packet.store(offsets.l4, &[head, 0])?;
-    packet.store(
-        offsets.l4 + icmp::field::CHECKSUM,
-        &checksum::apply(!0, sum),
-    )?;
-    if is_partial {
-        // The device will write a sum where UDP has its checksum. Nobody reads these bytes of an
-        // error, but they are part of what its own checksum covers: this makes that come out right.
-        let seed = !checksum::apply(!0, pseudo);
-        packet.store(offsets.l4 + udp::field::CHECKSUM, &seed)?;
+    packet.store(place, &[head, rest])?;
+    packet.store(place + icmp::field::CHECKSUM, &checksum::apply(!0, sum))?;
+    for (index, word) in quote.words.iter().enumerate() {
+        if 4 * index >= quoted_len {
+            break;
+        }
+        packet.store(place + icmp::HEADER_LEN + 4 * index, word)?;
     }
-    for (index, word) in quote.words.iter().enumerate().take(quoted_len / 4) {
-        packet.store(offsets.l4 + icmp::HEADER_LEN + 4 * index, word)?;
+    if is_partial {
+        // The device will put a sum over the whole error in here. The error's own checksum, which is
+        // right, makes that sum come out as what stands here now, if the pseudo-header is added.
+        packet.store(place + field, &!checksum::apply(!0, pseudo))?;
     }
     Some(())
 }
@@ -205,10 +272,10 @@ pub fn echo<F: Family, P: PacketMut>(
     offsets: Offsets,
 ) -> Option<()> {
     may_be_answered(packet, parsed)?;
-    let [request, reply] = if F::IS_V4 {
-        [icmp::v4::ECHO_REQUEST, icmp::v4::ECHO_REPLY]
+    let reply = if F::IS_V4 {
+        icmp::v4::ECHO_REPLY
     } else {
-        [icmp::v6::ECHO_REQUEST, icmp::v6::ECHO_REPLY]
+        icmp::v6::ECHO_REPLY
     };
     swap_macs(packet)?;
     // Exchanged addresses leave every sum as it is.
@@ -226,11 +293,12 @@ pub fn echo<F: Family, P: PacketMut>(
         packet.store(offsets.l3 + ipv6::field::DST, &src.to_wire_words())?;
         packet.store(offsets.l3 + ipv6::field::HOP_LIMIT, &TTL)?;
     }
-    let word = |kind: u8| u16::from_ne_bytes([kind, 0]);
+    // With the code, which is 0 in a reply and ought to be in a request.
+    let before: u16 = packet.read(offsets.l4 + icmp::field::TYPE)?;
+    let after = u16::from_ne_bytes([reply, 0]);
     let field: u16 = packet.read(offsets.l4 + icmp::field::CHECKSUM)?;
-    let field = checksum::apply(field, Delta::ZERO.replace_half(word(request), word(reply)));
-    // With the code, which is 0: of a single byte, the verifier does not see that it is in the packet.
-    packet.store(offsets.l4 + icmp::field::TYPE, &word(reply))?;
+    let field = checksum::apply(field, Delta::ZERO.replace_half(before, after));
+    packet.store(offsets.l4 + icmp::field::TYPE, &after)?;
     packet.store(offsets.l4 + icmp::field::CHECKSUM, &field)
 }
 

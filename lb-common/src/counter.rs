@@ -1,5 +1,7 @@
 //! What the programs count.
 
+use bytemuck::Zeroable;
+
 /// Where a packet is met; rows of `COUNTERS`.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -20,7 +22,7 @@ pub enum Hook {
 
 /// What became of a packet; columns of `COUNTERS`.
 #[repr(u8)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Zeroable)]
 pub enum Outcome {
     /// Parsed: it has a 5-tuple, and no earlier hook has finished it.
     Seen = 0,
@@ -52,12 +54,33 @@ pub enum Outcome {
     Rejected = 12,
     /// Dropped: the client is not in the frontend's source ranges.
     NotAllowed = 13,
-    /// Dropped: no Service has this cluster address.
+    /// Dropped: no Service has this cluster address, or nobody serves this port of an external one
+    /// and the router that sent the packet would get it back.
     Unallocated = 14,
     /// Dropped: an address that no packet of a wire may have.
     Martian = 15,
     /// An ICMP echo request, answered for a Service.
     Echoed = 16,
+    /// A confirmed connection that `FLOWS` has no room for: it stays where a flood can evict it.
+    TableFull = 17,
+    /// Dropped: an ICMP error about a connection to a Service that is not known, or a later piece of
+    /// a packet that needs an answer.
+    UnknownFlow = 18,
+    /// A piece of a packet that came before the first one, and waits for it.
+    FragmentHeld = 19,
+    /// Dropped: such a piece, for which there was no room.
+    FragmentLost = 20,
+    /// Answered with an ICMP error: the packet is too big for the device that it would leave by.
+    TooBig = 21,
+    /// Answered with an ICMP error: the packet's time to live has passed.
+    TtlExceeded = 22,
+    /// Dropped: the headers of a packet for a Service make no sense.
+    Malformed = 24,
+    /// Given a backend at the same bridge, and handed over within the bridge.
+    Direct = 23,
+    /// Answered with a RST: the connection's backend is gone, and connections do not outlive those
+    /// (a flag).
+    BackendGone = 25,
 }
 
 /// An element of `COUNTERS`.
@@ -70,8 +93,8 @@ pub struct Counter {
 }
 
 impl Counter {
-    /// Columns of a row.
-    const COLUMNS: u32 = 32;
+    /// Columns of a row; `LAST_DROPS` has as many elements.
+    pub const COLUMNS: u32 = 32;
     /// Elements of `COUNTERS`.
     pub const ELEMENTS: u32 = 6 * Self::COLUMNS;
 
@@ -97,7 +120,7 @@ impl Hook {
 
 impl Outcome {
     /// Every outcome.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 26] = [
         Self::Seen,
         Self::ToStack,
         Self::Redirected,
@@ -115,5 +138,14 @@ impl Outcome {
         Self::Unallocated,
         Self::Martian,
         Self::Echoed,
+        Self::TableFull,
+        Self::UnknownFlow,
+        Self::FragmentHeld,
+        Self::FragmentLost,
+        Self::TooBig,
+        Self::TtlExceeded,
+        Self::Direct,
+        Self::Malformed,
+        Self::BackendGone,
     ];
 }

@@ -4,7 +4,18 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::{
     Addr, BackendRef, Protocol, Tuple, protocol,
-    wire::tcp::{FIN, RST, SYN},
+    wire::tcp::{ACK, FIN, RST, SYN},
+};
+
+mod phase;
+mod pin;
+#[cfg(test)]
+mod properties;
+mod reserved;
+
+pub use self::{
+    phase::Phase,
+    pin::{Pin, PinKey},
 };
 
 /// Where a reply is undone; part of [`FlowKey`], so that a reply is not caught anywhere else.
@@ -16,7 +27,7 @@ pub mod edge {
     // Any other value is the interface index of the client pod's veth.
 }
 
-/// Key of `FLOWS`: the reply's 5-tuple and where it is undone. Ports in host byte order.
+/// Key of `FLOWS` and `OPENING`: the reply's 5-tuple and where it is undone. Ports in host byte order.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Pod, Zeroable)]
 pub struct FlowKey {
@@ -139,64 +150,25 @@ impl Hop {
     }
 }
 
-/// Phase of a flow.
-#[repr(u8)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Phase {
-    /// No reply yet.
-    Opening = 1,
-    /// Both sides have been heard.
-    Established = 2,
-    /// One side has sent a FIN.
-    Closing = 3,
-    /// Both sides have sent a FIN.
-    Closed = 4,
-    /// One side has sent a RST, and nobody has gone on since.
-    Reset = 5,
-}
+/// How far the acknowledgment number of a client's segment may be from the newest sequence number
+/// of the backend, either way, for the segment to confirm a flow.
+///
+/// What is in flight is behind, what has been delivered since the segment that was seen is ahead. A
+/// flow with more in flight than that is confirmed as soon as it pauses.
+const ACK_SLACK: u32 = 1 << 20;
 
-impl Phase {
-    /// The phase that follows from the bits of [`Flow::ends`] and from [`Flow::answered`].
-    #[inline(always)]
-    #[must_use]
-    pub fn of(ends: u8, answered: u8) -> Self {
-        const BOTH: u8 = ends::FIN_FORWARD | ends::FIN_REPLY;
-        if ends & ends::RST != 0 {
-            Self::Reset
-        } else if ends & BOTH == BOTH {
-            Self::Closed
-        } else if ends != 0 {
-            Self::Closing
-        } else if answered != 0 {
-            Self::Established
-        } else {
-            Self::Opening
-        }
-    }
-
-    /// How long a flow may be idle in this phase, in seconds.
-    ///
-    /// Linux's conntrack times (`nf_conntrack_proto_tcp.c`, `nf_conntrack_proto_udp.c`), with
-    /// kube-proxy's established and close-wait times (item 60). SCTP's chunks are not read: it has
-    /// the time of an association that is established (`nf_conntrack_proto_sctp.c`).
-    #[inline(always)]
-    #[must_use]
-    pub fn lifetime_s(self, protocol: Protocol) -> u32 {
-        match (self, protocol) {
-            (Self::Opening, protocol::TCP) => 120,
-            (Self::Established, protocol::TCP) => 86_400,
-            (Self::Closing, protocol::TCP) => 3_600,
-            (Self::Closed, protocol::TCP) => 120,
-            (Self::Reset, protocol::TCP) => 10,
-            (Self::Opening, _) => 30,
-            (_, protocol::SCTP) => 210,
-            (_, _) => 120,
-        }
-    }
+/// Values of [`Flow::confirmed`].
+pub mod confirmed {
+    /// The client has not gone on since the backend answered: the record is in `OPENING`.
+    pub const NO: u16 = 0;
+    /// It has: the record is in `FLOWS`.
+    pub const YES: u16 = 1;
+    /// It has, and `FLOWS` was full: the record is in `OPENING`.
+    pub const REFUSED: u16 = 2;
 }
 
 /// Which way a packet of a flow goes; a bit of [`Flow::stale`].
-#[repr(u32)]
+#[repr(u16)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
     /// From the client.
@@ -216,10 +188,13 @@ mod ends {
 const _: () = assert!(ends::FIN_FORWARD == FIN && ends::FIN_REPLY == FIN << 1);
 const _: () = assert!(ends::RST == RST && RST == SYN << 1);
 
-/// Value of `FLOWS`: one connection. Ports in host byte order.
+/// Value of `FLOWS` and `OPENING`: one connection. Ports in host byte order.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Pod, Zeroable)]
 pub struct Flow {
+    /// Nothing: what makes this another layout.
+    #[cfg(feature = "lab-layout")]
+    pub lab: u64,
     /// The client's address: with its port and the frontend, the owner of this record.
     pub client: Addr,
     /// What the client dialled.
@@ -240,19 +215,26 @@ pub struct Flow {
     pub forward: Hop,
     /// Next hop towards the client.
     pub reply: Hop,
-    /// 1 once the backend has answered.
+    /// 1 once the backend has answered, and not by a RST.
     pub answered: u8,
     /// What has been seen of the connection's end.
     pub ends: u8,
     /// IP protocol number.
     pub protocol: Protocol,
-    /// 1 once `PINS` has this flow.
+    /// 1 once a program has pinned this flow.
     pub pinned: u8,
     /// Directions whose next hop is to be renewed: 1, forward; 2, reply.
-    pub stale: u32,
+    pub stale: u16,
+    /// Whether the client has gone on since then; a constant of [`confirmed`].
+    pub confirmed: u16,
+    /// The acknowledgment number that would confirm the flow: of the backend's last segment before
+    /// that.
+    pub ack: u32,
+    /// How far it may be off, either way.
+    pub ack_slack: u32,
 }
 
-const _: () = assert!(size_of::<Flow>() == 112);
+const _: () = assert!(size_of::<Flow>() == 120 + 8 * cfg!(feature = "lab-layout") as usize);
 
 impl Flow {
     /// Makes this the record of a flow of which `tuple` is the first packet, seen at `now`.
@@ -275,6 +257,34 @@ impl Flow {
         self.protocol = tuple.protocol;
         self.pinned = 0;
         self.stale = 0;
+        self.confirmed = confirmed::NO;
+        // Beside each other, two zeros known to the compiler become a loop over bytes.
+        self.ack = core::hint::black_box(0);
+        self.ack_slack = 0;
+    }
+
+    /// Makes this a copy of a record that is confirmed now. Word by word: else it is a loop over
+    /// bytes in the kernel.
+    #[inline(always)]
+    pub fn confirm(&mut self, opening: &Self) {
+        self.client = opening.client.by_words();
+        self.frontend = opening.frontend.by_words();
+        self.snat = opening.snat.by_words();
+        self.client_port = opening.client_port;
+        self.frontend_port = opening.frontend_port;
+        self.backend = opening.backend;
+        self.seen_tick = opening.seen_tick;
+        self.expires_tick = opening.expires_tick;
+        self.forward = opening.forward.by_words();
+        self.reply = opening.reply.by_words();
+        self.answered = opening.answered;
+        self.ends = opening.ends;
+        self.protocol = opening.protocol;
+        self.pinned = opening.pinned;
+        self.stale = opening.stale;
+        self.confirmed = confirmed::YES;
+        self.ack = opening.ack;
+        self.ack_slack = opening.ack_slack;
     }
 
     /// Whether a packet with this forward tuple belongs to this connection.
@@ -292,6 +302,14 @@ impl Flow {
         ports | differ(self.client, tuple.src) | differ(self.frontend, tuple.dst) == 0
     }
 
+    /// Whether a packet for which no record was found goes on by this one: it is its flow's after all. A
+    /// SYN that meets more than an opening flow begins another one.
+    #[inline(always)]
+    #[must_use]
+    pub fn admits(&self, tuple: &Tuple, is_syn: bool) -> bool {
+        (self.is_opening() || !is_syn) && self.is_owned_by(tuple)
+    }
+
     /// The tuple of the client's packets.
     #[must_use]
     pub fn tuple(&self) -> Tuple {
@@ -302,6 +320,12 @@ impl Flow {
             dst_port: self.frontend_port,
             protocol: self.protocol,
         }
+    }
+
+    /// Whether its last packet, or what changed it, came after those of `other`.
+    #[must_use]
+    pub fn is_seen_after(&self, other: &Self) -> bool {
+        other.seen_tick.wrapping_sub(self.seen_tick).cast_signed() < 0
     }
 
     /// The phase that follows from what has been seen.
@@ -335,26 +359,71 @@ impl Flow {
         self.is_expired(now) || is_syn && self.ends & ALL == CLOSED
     }
 
+    /// Whether this record may be displaced where every other choice is taken, too: its client has
+    /// not gone on since the backend answered, for longer than a handshake in one data centre takes
+    /// (1/64 s). Else spoofed SYNs would hold all SNAT ports of a backend for two minutes each.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_displaceable(&self, now: Now) -> bool {
+        let ticks = u64::from(now.ticks_per_second / 64);
+        self.confirmed == confirmed::NO && now.is_after(self.seen_tick.wrapping_add(ticks))
+    }
+
     /// Notes a packet. True once a second at most for each direction: then what the record caches
     /// for it is to be renewed.
     #[inline(always)]
     pub fn note(&mut self, direction: Direction, tcp_flags: u8, now: Now) -> bool {
         let ends = next_ends(self.ends, direction, tcp_flags);
-        let answered = self.answered | u8::from(direction == Direction::Reply);
+        // A RST is no answer: it takes its numbers from the segment that it refuses, so that
+        // whoever sent that would know what confirms the flow.
+        let is_answer = direction == Direction::Reply && tcp_flags & RST == 0;
+        let answered = self.answered | u8::from(is_answer);
         let due = !self.seen_within_a_second(now);
         if due {
             // For both: in a conversation slower than that, one side always comes first.
-            self.stale = Direction::Forward as u32 | Direction::Reply as u32;
+            self.stale = Direction::Forward as u16 | Direction::Reply as u16;
         }
         if due || ends != self.ends || answered != self.answered {
             (self.ends, self.answered) = (ends, answered);
             self.renew(now);
         }
-        let stale = self.stale & direction as u32 != 0;
+        let stale = self.stale & direction as u16 != 0;
         if stale {
-            self.stale &= !(direction as u32);
+            self.stale &= !(direction as u16);
         }
         stale
+    }
+
+    /// Notes which acknowledgment number would confirm the flow, after a segment of the backend.
+    ///
+    /// After a SYN it is a single one, which only he knows to whom the SYN went: neither a spoofed
+    /// SYN nor a blind ACK after it makes a record that stays.
+    #[inline(always)]
+    pub fn expect_ack(&mut self, tcp_flags: u8, sequence: u32) {
+        if self.confirmed == confirmed::YES || tcp_flags & RST != 0 {
+            return;
+        }
+        let syn = u32::from(tcp_flags & SYN) / u32::from(SYN);
+        self.ack = sequence.wrapping_add(syn);
+        self.ack_slack = syn.wrapping_sub(1) & ACK_SLACK;
+    }
+
+    /// Whether a client's packet confirms the flow: the backend has answered, and the client has got
+    /// the answer. `is_due` says that a second has passed, and it may be tried again to promote it.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_confirmed_by(&self, tcp_flags: u8, ack: u32, is_due: bool) -> bool {
+        if self.confirmed == confirmed::YES || self.answered == 0 {
+            return false;
+        }
+        if self.confirmed == confirmed::REFUSED && !is_due {
+            return false;
+        }
+        if self.protocol != protocol::TCP {
+            return true;
+        }
+        let off = ack.wrapping_sub(self.ack).wrapping_add(self.ack_slack);
+        tcp_flags & (SYN | RST | ACK) == ACK && off <= 2 * self.ack_slack
     }
 
     /// A client that sends a SYN on a 5-tuple it has used before starts afresh.
@@ -423,48 +492,11 @@ fn next_ends(ends: u8, direction: Direction, tcp_flags: u8) -> u8 {
     ends & !ends::RST | rst_stays | tcp_flags & RST | fin
 }
 
-/// Key of `PINS`: a forward 5-tuple. Ports in host byte order.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Pod, Zeroable)]
-pub struct PinKey {
-    /// The client.
-    pub src: Addr,
-    /// What it dials.
-    pub dst: Addr,
-    /// The client's port.
-    pub src_port: u16,
-    /// The port that it dials.
-    pub dst_port: u16,
-    /// IP protocol number.
-    pub protocol: Protocol,
-    /// Zero.
-    pub pad: u8,
-    /// Zero.
-    pub pad_half: u16,
-}
-
-const _: () = assert!(size_of::<PinKey>() == 40);
-
-/// Value of `PINS`: what the tables do not say about a flow.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Pod, Zeroable)]
-pub struct Pin {
-    /// Who serves the flow.
-    pub backend: BackendRef,
-    /// The port that the backend sees as source, host byte order.
-    pub source_port: u16,
-    /// Zero.
-    pub pad: u16,
-}
-
-const _: () = assert!(size_of::<Pin>() == 8);
-
 #[cfg(test)]
 mod tests {
     use core::net::Ipv4Addr;
 
     use super::*;
-    use crate::wire::tcp::ACK;
 
     fn at(tick: u64) -> Now {
         Now {

@@ -35,6 +35,18 @@ pub fn pair(a: Addr, b: Addr, word: u64, seed: u32) -> u32 {
     (mix(state, MULTIPLIER) >> 32) as u32
 }
 
+/// Mixes one address and a word in a hurry: its upper bits are the better ones.
+///
+/// Neighbouring addresses are apart by one and the same step (Fibonacci hashing), so that many of them
+/// in a row have different upper bits.
+#[inline(always)]
+#[must_use]
+pub fn short(addr: Addr, word: u64) -> u32 {
+    let (high, low) = halves(addr);
+    let point = mix(word, u64::from_be(high)).wrapping_add(u64::from_be(low));
+    (point.wrapping_mul(MULTIPLIER) >> 32) as u32
+}
+
 /// Mixes one address and a word into 64 bits under a seed.
 #[must_use]
 pub fn address(addr: Addr, word: u64, seed: u64) -> u64 {

@@ -17,7 +17,7 @@ pub enum Role {
 }
 
 /// Value of `INTERFACES`, keyed by interface index: the devices that a packet may leave by with
-/// the node's own address as its source.
+/// the node's own address as its source, and pods' veths whose packets may go by their bridge.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Pod, Zeroable)]
 pub struct Interface {
@@ -25,10 +25,39 @@ pub struct Interface {
     pub snat4: Addr,
     /// Source address of SNATed IPv6 packets that leave here; unspecified if it has none.
     pub snat6: Addr,
+    /// Interface index of the bridge that a pod's veth is a port of; else 0.
+    pub bridge: u32,
     /// A [`Role`] as a number.
     pub role: u8,
+    /// Bits of [`flags`].
+    pub flags: u8,
     /// Zero.
-    pub pad: [u8; 3],
+    pub pad: u16,
 }
 
-const _: () = assert!(size_of::<Interface>() == 36);
+const _: () = assert!(size_of::<Interface>() == 40);
+
+/// Bits of [`Interface::flags`].
+pub mod flags {
+    /// What the bridge passes on between its ports is hidden from the node's netfilter: IPv4. So must
+    /// be what goes the other way, or conntrack sees half of a connection.
+    pub const DIRECT4: u8 = 1;
+    /// The same, IPv6.
+    pub const DIRECT6: u8 = 2;
+    /// XDP of ours meets the packets of an uplink before tc does.
+    pub const XDP: u8 = 4;
+}
+
+impl Interface {
+    /// Whether packets of a family may go by the bridge.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_direct(&self, is_v4: bool) -> bool {
+        let flag = if is_v4 {
+            flags::DIRECT4
+        } else {
+            flags::DIRECT6
+        };
+        self.flags & flag != 0
+    }
+}

@@ -22,13 +22,16 @@ extern crate alloc;
 extern crate std;
 
 pub mod addr;
+pub mod addresses;
 pub mod answer;
 pub mod backend;
 pub mod checksum;
 pub mod client;
 pub mod config;
 pub mod counter;
+pub mod drops;
 pub mod flow;
+pub mod fragment;
 pub mod frontend;
 pub mod hash;
 pub mod interface;
@@ -51,7 +54,9 @@ pub use self::{
     client::{Affinity, AffinityKey, SourceRange},
     config::DatapathConfig,
     counter::Counter,
+    drops::DropKey,
     flow::{Flow, FlowKey, Hop, Phase, Pin, PinKey},
+    fragment::{FragmentKey, Fragments, Held, HeldKey},
     frontend::{Extent, Frontend, FrontendKey},
     interface::{Interface, Role},
     protocol::Protocol,

@@ -1,14 +1,26 @@
 //! Names, kinds and capacities of the maps: what the agent expects of an object, and of a pin.
 
 use crate::{
-    Addr, Affinity, AffinityKey, Backend, Counter, Flow, FlowKey, Frontend, FrontendKey, Interface,
-    Pin, PinKey, ServiceNets, Slot, SourceRange, Vip,
+    Addr, Affinity, AffinityKey, Backend, Counter, DropKey, Flow, FlowKey, FragmentKey, Fragments,
+    Frontend, FrontendKey, Held, HeldKey, Interface, Pin, PinKey, ServiceNets, Slot, SourceRange,
+    Vip, addresses,
+    drops::Event,
     socket::{SocketKey, SocketPeer},
 };
 
-/// Version of the layout; part of the pin directory's name. Raise it with any change of a key,
-/// a value or their meaning.
-pub const LAYOUT_VERSION: u32 = 2;
+/// Version of the layout; part of the pin directory's name.
+pub const LAYOUT_VERSION: u32 = if cfg!(feature = "lab-layout") {
+    LAB_LAYOUT_VERSION
+} else {
+    SHIPPED_LAYOUT_VERSION
+};
+
+/// Version of the layout that is shipped. Raise it with any change of a key, a value or their
+/// meaning, and keep the former layout in `lb-agent/src/dataplane/bpf/layout`.
+pub const SHIPPED_LAYOUT_VERSION: u32 = 3;
+
+/// Version of the layout that only a test's build has; far from any that will be shipped.
+pub const LAB_LAYOUT_VERSION: u32 = 1_000_000;
 
 /// Default capacity of `FRONTENDS`.
 pub const FRONTENDS_MAX: usize = 65_536;
@@ -18,8 +30,12 @@ pub const BACKENDS_MAX: usize = 131_072;
 pub const SLOTS_MAX: usize = 1 << 22;
 /// Default capacity of `FLOWS`.
 pub const FLOWS_MAX: usize = 524_288;
+/// Default capacity of `OPENING`.
+pub const OPENING_MAX: usize = 131_072;
 /// Default capacity of `PINS`.
 pub const PINS_MAX: usize = 65_536;
+/// Default capacity of `OPENING_PINS`: one for each record of `OPENING`.
+pub const OPENING_PINS_MAX: usize = OPENING_MAX;
 /// Default capacity of `SOCKETS`.
 pub const SOCKETS_MAX: usize = 65_536;
 /// Default capacity of `AFFINITY`.
@@ -28,8 +44,17 @@ pub const AFFINITY_MAX: usize = 65_536;
 pub const SOURCE_RANGES_MAX: usize = 65_536;
 /// Default capacity of `VIPS`.
 pub const VIPS_MAX: usize = 65_536;
+/// Capacity of `FRAGMENTS`.
+pub const FRAGMENTS_MAX: usize = 8192;
+/// Capacity of `HELD`: 5 MB.
+pub const HELD_MAX: usize = 512;
 /// Capacity of `INTERFACES`.
-pub const INTERFACES_MAX: usize = 256;
+pub const INTERFACES_MAX: usize = 4096;
+
+/// Capacity of `DROPS`.
+pub const DROPS_MAX: usize = 4096;
+/// Bytes of the ring buffer `EVENTS`: about 3,600 events.
+pub const EVENTS_MAX: usize = 1 << 18;
 
 /// Address, port, protocol → Service port and its tables.
 pub const FRONTENDS: &str = "FRONTENDS";
@@ -37,11 +62,15 @@ pub const FRONTENDS: &str = "FRONTENDS";
 pub const SLOTS: &str = "SLOTS";
 /// Index → backend.
 pub const BACKENDS: &str = "BACKENDS";
-/// One record a connection.
+/// One record a connection, once its client has gone on after an answer: nothing displaces it.
 pub const FLOWS: &str = "FLOWS";
+/// One record a connection before that: a flood displaces those that are used least.
+pub const OPENING: &str = "OPENING";
 /// Flows whose backend the tables do not say.
 pub const PINS: &str = "PINS";
-/// Devices that packets leave by with the node's own address.
+/// The same, of connections that no client has confirmed: a flood displaces those alone.
+pub const OPENING_PINS: &str = "OPENING_PINS";
+/// Devices that packets leave by with the node's own address, and pods' veths.
 pub const INTERFACES: &str = "INTERFACES";
 /// Sockets of the node that were given a backend.
 pub const SOCKETS: &str = "SOCKETS";
@@ -51,10 +80,22 @@ pub const AFFINITY: &str = "AFFINITY";
 pub const SOURCE_RANGES: &str = "SOURCE_RANGES";
 /// Addresses of Services, whatever the port.
 pub const VIPS: &str = "VIPS";
+/// Which addresses `FRONTENDS` and `BACKENDS` can know.
+pub const ADDRESSES: &str = "ADDRESSES";
 /// Where cluster addresses can be.
 pub const SERVICE_NETS: &str = "SERVICE_NETS";
+/// Ports of packets in pieces.
+pub const FRAGMENTS: &str = "FRAGMENTS";
+/// Pieces that wait for the first one of their packet.
+pub const HELD: &str = "HELD";
 /// Per-CPU counters.
 pub const COUNTERS: &str = "COUNTERS";
+/// Per-CPU counters of dropped packets.
+pub const DROPS: &str = "DROPS";
+/// The last dropped packet of each reason and CPU.
+pub const LAST_DROPS: &str = "LAST_DROPS";
+/// A few of the dropped packets, as they come.
+pub const EVENTS: &str = "EVENTS";
 
 /// Kind of a map, by its number in `enum bpf_map_type`.
 #[repr(u32)]
@@ -64,12 +105,16 @@ pub enum Kind {
     Hash = 1,
     /// `BPF_MAP_TYPE_ARRAY`
     Array = 2,
+    /// `BPF_MAP_TYPE_PERCPU_HASH`
+    PerCpuHash = 5,
     /// `BPF_MAP_TYPE_PERCPU_ARRAY`
     PerCpuArray = 6,
     /// `BPF_MAP_TYPE_LRU_HASH`
     LruHash = 9,
     /// `BPF_MAP_TYPE_LPM_TRIE`
     LpmTrie = 11,
+    /// `BPF_MAP_TYPE_RINGBUF`; it has neither keys nor values.
+    RingBuf = 27,
 }
 
 /// `BPF_F_MMAPABLE`: user space may map an array into its memory (Linux 5.5).
@@ -96,7 +141,9 @@ pub struct MapSpec {
 }
 
 impl MapSpec {
-    const fn new<K, V>(name: &'static str, kind: Kind, max_entries: usize) -> Self {
+    /// A map of these keys and values, without flags.
+    #[must_use]
+    pub const fn new<K, V>(name: &'static str, kind: Kind, max_entries: usize) -> Self {
         Self {
             name,
             kind: kind as u32,
@@ -116,18 +163,26 @@ impl MapSpec {
 }
 
 /// Every map of the object.
-pub const SPECS: [MapSpec; 12] = [
+pub const SPECS: [MapSpec; 20] = [
     MapSpec::new::<FrontendKey, Frontend>(FRONTENDS, Kind::Hash, FRONTENDS_MAX),
     MapSpec::new::<u32, Slot>(SLOTS, Kind::Array, SLOTS_MAX).with(MMAPABLE),
     MapSpec::new::<u32, Backend>(BACKENDS, Kind::Array, BACKENDS_MAX),
-    MapSpec::new::<FlowKey, Flow>(FLOWS, Kind::LruHash, FLOWS_MAX),
+    MapSpec::new::<FlowKey, Flow>(FLOWS, Kind::Hash, FLOWS_MAX),
+    MapSpec::new::<FlowKey, Flow>(OPENING, Kind::LruHash, OPENING_MAX),
     MapSpec::new::<PinKey, Pin>(PINS, Kind::LruHash, PINS_MAX),
+    MapSpec::new::<PinKey, Pin>(OPENING_PINS, Kind::LruHash, OPENING_PINS_MAX),
     MapSpec::new::<u32, Interface>(INTERFACES, Kind::Hash, INTERFACES_MAX),
     MapSpec::new::<SocketKey, SocketPeer>(SOCKETS, Kind::LruHash, SOCKETS_MAX),
     MapSpec::new::<AffinityKey, Affinity>(AFFINITY, Kind::LruHash, AFFINITY_MAX),
     MapSpec::new::<SourceRange, u32>(SOURCE_RANGES, Kind::LpmTrie, SOURCE_RANGES_MAX)
         .with(NO_PREALLOC),
     MapSpec::new::<Addr, Vip>(VIPS, Kind::Hash, VIPS_MAX),
+    MapSpec::new::<u32, u64>(ADDRESSES, Kind::Array, addresses::ELEMENTS).with(MMAPABLE),
     MapSpec::new::<u32, ServiceNets>(SERVICE_NETS, Kind::Array, 1),
+    MapSpec::new::<FragmentKey, Fragments>(FRAGMENTS, Kind::LruHash, FRAGMENTS_MAX),
+    MapSpec::new::<HeldKey, Held>(HELD, Kind::LruHash, HELD_MAX),
     MapSpec::new::<u32, u64>(COUNTERS, Kind::PerCpuArray, Counter::ELEMENTS as usize),
+    MapSpec::new::<DropKey, u64>(DROPS, Kind::PerCpuHash, DROPS_MAX),
+    MapSpec::new::<u32, Event>(LAST_DROPS, Kind::PerCpuArray, Counter::COLUMNS as usize),
+    MapSpec::new::<(), ()>(EVENTS, Kind::RingBuf, EVENTS_MAX),
 ];

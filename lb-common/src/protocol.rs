@@ -11,6 +11,12 @@ pub const ICMP: Protocol = 1;
 pub const TCP: Protocol = 6;
 /// UDP.
 pub const UDP: Protocol = 17;
+/// IPv6's routing header.
+pub const ROUTING: Protocol = 43;
+/// IPv6's fragment header.
+pub const FRAGMENT: Protocol = 44;
+/// The authentication header (RFC 4302).
+pub const AUTHENTICATION: Protocol = 51;
 /// ICMPv6.
 pub const ICMPV6: Protocol = 58;
 /// SCTP.

@@ -1,5 +1,7 @@
 //! Changing addresses and ports, with every checksum that covers them.
 
+pub mod quoted;
+
 use bytemuck::{Pod, Zeroable};
 
 use crate::{
@@ -100,21 +102,16 @@ pub fn apply<F: Family, P: Checksummed>(
     rewrite: &Rewrite,
 ) -> Option<()> {
     let mut change = Change::default();
-    if let Some(src) = rewrite.src {
-        let old = Endpoint {
-            addr: parsed.tuple.src,
-            port: parsed.tuple.src_port,
-        };
-        replace::<F, P>(packet, offsets, Side::Src, old, src, &mut change)?;
+    let (src, dst) = (parsed.tuple.source(), parsed.tuple.destination());
+    // A later piece has no ports.
+    let l4 = parsed.has_ports().then_some(offsets.l4);
+    if let Some(new) = rewrite.src {
+        replace::<F, P>(packet, (offsets.l3, l4), Side::Src, [src, new], &mut change)?;
     }
-    if let Some(dst) = rewrite.dst {
-        let old = Endpoint {
-            addr: parsed.tuple.dst,
-            port: parsed.tuple.dst_port,
-        };
-        replace::<F, P>(packet, offsets, Side::Dst, old, dst, &mut change)?;
+    if let Some(new) = rewrite.dst {
+        replace::<F, P>(packet, (offsets.l3, l4), Side::Dst, [dst, new], &mut change)?;
     }
-    finish_ip::<F, P>(packet, parsed, offsets, rewrite.routed, change.addrs)?;
+    finish_ip::<F, P>(packet, parsed, offsets.l3, rewrite.routed, change.addrs)?;
     if parsed.no_checksum {
         return Some(());
     }
@@ -168,29 +165,61 @@ struct Change {
     ports: Delta,
 }
 
+/// Replaces one end by another, in the IP header and, if there is one, in the transport header.
 #[inline(always)]
 fn replace<F: Family, P: PacketMut>(
     packet: &mut P,
-    offsets: Offsets,
+    (l3, l4): (usize, Option<usize>),
     side: Side,
-    old: Endpoint,
-    new: Endpoint,
+    [old, new]: [Endpoint; 2],
     change: &mut Change,
 ) -> Option<()> {
-    let (v4, v6, port) = match side {
-        Side::Src => (ipv4::field::SRC, ipv6::field::SRC, udp::field::SRC_PORT),
-        Side::Dst => (ipv4::field::DST, ipv6::field::DST, udp::field::DST_PORT),
+    replace_addr::<F, P>(packet, l3, side, old.addr, new.addr, change)?;
+    match l4 {
+        Some(l4) => replace_port(packet, l4, side, old.port, new.port, change),
+        None => Some(()),
+    }
+}
+
+#[inline(always)]
+fn replace_addr<F: Family, P: PacketMut>(
+    packet: &mut P,
+    l3: usize,
+    side: Side,
+    old: Addr,
+    new: Addr,
+    change: &mut Change,
+) -> Option<()> {
+    let (v4, v6) = match side {
+        Side::Src => (ipv4::field::SRC, ipv6::field::SRC),
+        Side::Dst => (ipv4::field::DST, ipv6::field::DST),
     };
     if F::IS_V4 {
-        let (from, to) = (old.addr.to_wire_v4(), new.addr.to_wire_v4());
-        packet.store(offsets.l3 + v4, &to)?;
+        let (from, to) = (old.to_wire_v4(), new.to_wire_v4());
+        packet.store(l3 + v4, &to)?;
         change.addrs = change.addrs.replace_word(from, to);
     } else {
-        packet.store(offsets.l3 + v6, &new.addr.to_wire_words())?;
-        change.addrs = change.addrs.replace_addr(old.addr, new.addr);
+        packet.store(l3 + v6, &new.to_wire_words())?;
+        change.addrs = change.addrs.replace_addr(old, new);
     }
-    let (from, to) = (old.port.to_be(), new.port.to_be());
-    packet.store(offsets.l4 + port, &to)?;
+    Some(())
+}
+
+#[inline(always)]
+fn replace_port<P: PacketMut>(
+    packet: &mut P,
+    l4: usize,
+    side: Side,
+    old: u16,
+    new: u16,
+    change: &mut Change,
+) -> Option<()> {
+    let field = match side {
+        Side::Src => udp::field::SRC_PORT,
+        Side::Dst => udp::field::DST_PORT,
+    };
+    let (from, to) = (old.to_be(), new.to_be());
+    packet.store(l4 + field, &to)?;
     change.ports = change.ports.replace_half(from, to);
     Some(())
 }
@@ -200,14 +229,14 @@ fn replace<F: Family, P: PacketMut>(
 fn finish_ip<F: Family, P: PacketMut>(
     packet: &mut P,
     parsed: &Parsed,
-    offsets: Offsets,
+    l3: usize,
     routed: bool,
     addrs: Delta,
 ) -> Option<()> {
     let ttl = parsed.ttl.saturating_sub(1);
     if !F::IS_V4 {
         if routed {
-            packet.store(offsets.l3 + ipv6::field::HOP_LIMIT, &ttl)?;
+            packet.store(l3 + ipv6::field::HOP_LIMIT, &ttl)?;
         }
         return Some(());
     }
@@ -215,15 +244,12 @@ fn finish_ip<F: Family, P: PacketMut>(
     if routed {
         // The checksum's word holds the time to live before the protocol.
         let word = |ttl: u8| u16::from_ne_bytes([ttl, parsed.tuple.protocol]);
-        packet.store(offsets.l3 + ipv4::field::TTL, &ttl)?;
+        packet.store(l3 + ipv4::field::TTL, &ttl)?;
         delta = delta.replace_half(word(parsed.ttl), word(ttl));
     }
     // The header's checksum is never left to a device, so it is computed here in skbs, too.
-    let field: u16 = packet.read(offsets.l3 + ipv4::field::CHECKSUM)?;
-    packet.store(
-        offsets.l3 + ipv4::field::CHECKSUM,
-        &checksum::apply(field, delta),
-    )
+    let field: u16 = packet.read(l3 + ipv4::field::CHECKSUM)?;
+    packet.store(l3 + ipv4::field::CHECKSUM, &checksum::apply(field, delta))
 }
 
 #[cfg(any(test, feature = "alloc"))]

@@ -5,7 +5,7 @@ use bytemuck::{Pod, Zeroable};
 use crate::Addr;
 
 /// Value of `VIPS`, keyed by address: a cluster, external or load-balancer address of Services
-/// that is none of the node's own.
+/// that is none of the node's own, or one of those at which the node serves NodePorts.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Pod, Zeroable)]
 pub struct Vip {
@@ -21,6 +21,8 @@ pub mod flags {
     pub const CLUSTER_IP: u32 = 1;
     /// A Service of the address has a usable endpoint: an ICMP echo request is answered (item 29).
     pub const SERVED: u32 = 2;
+    /// An address of the node itself, at which it serves NodePorts: for all else its kernel answers.
+    pub const NODE: u32 = 4;
 }
 
 impl Vip {
@@ -46,11 +48,14 @@ pub struct ServiceNet {
 
 /// Bits of [`ServiceNet::flags`].
 pub mod net_flags {
-    /// The element is in use; the first that is not ends the list.
+    /// The element is a network; the first without any flag ends the list.
     pub const IN_USE: u32 = 1;
     /// All cluster addresses of the family lie in such networks: an address in there that no
     /// Service has leads nowhere, and packets for it are dropped (item 44).
     pub const KNOWN: u32 = 2;
+    /// No network, but all addresses: behind the programs that see this run earlier ones, with maps of
+    /// their own. Packets of connections that these programs do not know are left to those.
+    pub const PREDECESSORS: u32 = 4;
 }
 
 /// The only element of `SERVICE_NETS`: where cluster addresses can be.
@@ -78,6 +83,17 @@ impl ServiceNet {
 impl ServiceNets {
     /// Networks of both families together, at most.
     pub const MAX: usize = 8;
+
+    /// What programs see until they know all that earlier ones do.
+    pub const PREDECESSORS: Self = {
+        let mut nets = [ServiceNet {
+            addr: Addr::UNSPECIFIED,
+            mask: Addr::UNSPECIFIED,
+            flags: 0,
+        }; Self::MAX];
+        nets[0].flags = net_flags::PREDECESSORS;
+        Self { nets }
+    };
 
     /// The flags of the first network that `addr` lies in; 0 if it lies in none.
     #[inline(always)]

@@ -64,13 +64,15 @@ pub(crate) fn look_up(ctx: *mut c_void, ifindex: u32, parsed: &Parsed, dst: Addr
 /// Largest IP packet that every link takes (RFC 8200, section 5): smaller ones need no check.
 const ALWAYS_FITS: u16 = 1280;
 
-/// Whether the device of `hop` takes a packet of this size; of a GSO packet, its segments.
+/// How large a packet may be that the device of `hop` takes, if this one (of a GSO packet, one of its
+/// segments) is larger; else 0.
 #[inline(always)]
-pub(crate) fn fits(ctx: *mut c_void, parsed: &Parsed, hop: &Hop, flags: u64) -> bool {
+pub(crate) fn too_big_for(ctx: *mut c_void, parsed: &Parsed, hop: &Hop, flags: u64) -> u32 {
     if parsed.ip_len <= ALWAYS_FITS && parsed.ip_len != 0 {
-        return true;
+        return 0;
     }
     let mut mtu = 0_u32;
     // SAFETY: `mtu` is a valid place for the answer.
-    unsafe { generated::bpf_check_mtu(ctx, hop.ifindex, &raw mut mtu, 0, flags) == 0 }
+    let fits = unsafe { generated::bpf_check_mtu(ctx, hop.ifindex, &raw mut mtu, 0, flags) == 0 };
+    if fits { 0 } else { mtu }
 }

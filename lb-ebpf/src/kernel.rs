@@ -7,18 +7,22 @@ use aya_ebpf::{
     helpers::generated::{bpf_get_prandom_u32, bpf_jiffies64},
 };
 use lb_common::{
-    Addr, Affinity, AffinityKey, Backend, Counter, DatapathConfig, Flow, FlowKey, Frontend,
-    FrontendKey, Hop, Interface, Pin, PinKey, Slot, SourceRange, Vip,
+    Addr, Affinity, AffinityKey, Backend, Counter, DatapathConfig, Flow, FlowKey, FragmentKey,
+    Fragments, Frontend, FrontendKey, Hop, Interface, Pin, PinKey, Slot, SourceRange, Vip,
+    addresses::{Place, Role},
     counter::{Hook, Outcome},
     flow::Now,
     packet::Parsed,
-    path::{Device, FlowStore, Route, Tables},
+    path::{Device, FlowStore, FragmentStore, Route, Tables},
 };
 
 use crate::maps::{
-    self, AFFINITY, BACKENDS, CONFIG, COUNTERS, FLOWS, FRONTENDS, INTERFACES, PINS, SERVICE_NETS,
-    SLOTS, VIPS,
+    self, ADDRESSES, AFFINITY, BACKENDS, CONFIG, COUNTERS, FLOWS, FRAGMENTS, FRONTENDS, INTERFACES,
+    OPENING, OPENING_PINS, PINS, SERVICE_NETS, SLOTS, VIPS,
 };
+
+/// `EEXIST` as helpers return it.
+const EEXIST: i32 = -17;
 
 /// Where a program counts what it does.
 pub(crate) trait AtHook {
@@ -57,6 +61,14 @@ impl<C, P: AtHook> Tables for Run<C, P> {
     }
 
     #[inline(always)]
+    fn may_be(&self, addr: Addr, role: Role) -> bool {
+        let place = Place::of(addr, role);
+        ADDRESSES
+            .get(place.index)
+            .is_some_and(|bits| *bits & place.mask != 0)
+    }
+
+    #[inline(always)]
     fn frontend(&self, key: &FrontendKey) -> Option<Frontend> {
         // SAFETY: copied at once. An element recycled meanwhile is told by its table's header.
         unsafe { FRONTENDS.get(key) }.copied()
@@ -82,12 +94,25 @@ impl<C, P: AtHook> Tables for Run<C, P> {
     fn pin(&self, key: &PinKey) -> Option<Pin> {
         // SAFETY: copied at once. An element recycled meanwhile names another client's backend,
         // whose flow the owner check refuses.
-        unsafe { PINS.get(key) }.copied()
+        unsafe { PINS.get(key).or_else(|| OPENING_PINS.get(key)) }.copied()
     }
 
     #[inline(always)]
     fn insert_pin(&self, key: &PinKey, pin: &Pin) {
         // Best effort: without its pin, a flow is looked up where the table says.
+        if let Some(kept) = PINS.get_ptr_mut(key) {
+            // An earlier flow's, which would be found before this one's.
+            // SAFETY: the pointer was checked, and map memory outlives the program's run. Whoever reads half
+            // of it, or another flow's element that was recycled meanwhile, is refused by the owner check.
+            unsafe { *kept = *pin };
+        } else {
+            let _ = OPENING_PINS.insert(key, pin, 0);
+        }
+    }
+
+    #[inline(always)]
+    fn keep_pin(&self, key: &PinKey, pin: &Pin) {
+        // What `OPENING_PINS` has of it, it forgets by itself.
         let _ = PINS.insert(key, pin, 0);
     }
 
@@ -139,25 +164,85 @@ impl<C, P: AtHook> Tables for Run<C, P> {
     }
 }
 
+/// A record in the memory of its map.
+#[inline(always)]
+fn in_place<'a>(flow: Option<*mut Flow>) -> Option<&'a mut Flow> {
+    // SAFETY: the pointer was checked, and map memory outlives the program's run. Programs
+    // on other CPUs may write the same record: every field stands on its own and is written
+    // whole but for the next hop's addresses, which two writers agree on. A record that another
+    // CPU removes or promotes meanwhile may be a new flow's before this run ends: what is
+    // written then is a note of one packet too many, which the flow's own next packets outdo.
+    flow.map(|flow| unsafe { &mut *flow })
+}
+
 impl<C, P> FlowStore for Run<C, P> {
     #[inline(always)]
     fn look_up(&mut self, key: &FlowKey) -> Option<&mut Flow> {
-        let flow = FLOWS.get_ptr_mut(key)?;
-        // SAFETY: the pointer was checked, and map memory outlives the program's run. Programs
-        // on other CPUs may write the same record: every field stands on its own and is written
-        // whole but for the next hop's addresses, which two writers agree on.
-        Some(unsafe { &mut *flow })
+        let flow = FLOWS
+            .get_ptr_mut(key)
+            .or_else(|| OPENING.get_ptr_mut(key))
+            // Another CPU may have promoted it between the two.
+            .or_else(|| FLOWS.get_ptr_mut(key));
+        in_place(flow)
+    }
+
+    #[inline(always)]
+    fn glance(&mut self, key: &FlowKey) -> Option<&mut Flow> {
+        in_place(FLOWS.get_ptr_mut(key).or_else(|| OPENING.get_ptr_mut(key)))
     }
 
     #[inline(always)]
     fn insert_if_absent(&mut self, key: &FlowKey, flow: &Flow) -> bool {
-        FLOWS.insert(key, flow, u64::from(BPF_NOEXIST)).is_ok()
+        if OPENING.insert(key, flow, u64::from(BPF_NOEXIST)).is_err() {
+            return false;
+        }
+        // Afterwards: whoever asks has found none, but another CPU may have promoted one since.
+        if FLOWS.get_ptr(key).is_some() {
+            let _ = OPENING.remove(key);
+            return false;
+        }
+        true
+    }
+
+    #[inline(always)]
+    fn promote(&mut self, key: &FlowKey, flow: &Flow) -> bool {
+        match FLOWS.insert(key, flow, u64::from(BPF_NOEXIST)) {
+            // In this order: whoever looks at both, and at this one again, finds the record.
+            Ok(()) => {}
+            // By another CPU, which has met the flow's next packet.
+            Err(error) if error == EEXIST => {}
+            Err(_) => return false,
+        }
+        let _ = OPENING.remove(key);
+        true
+    }
+
+    #[inline(always)]
+    fn displace(&mut self, key: &FlowKey) {
+        // An absent record is what the caller wants; a promoted one stays.
+        let _ = OPENING.remove(key);
     }
 
     #[inline(always)]
     fn remove(&mut self, key: &FlowKey) {
         // An absent record is what the caller wants.
+        let _ = OPENING.remove(key);
         let _ = FLOWS.remove(key);
+    }
+}
+
+impl<C, P> FragmentStore for Run<C, P> {
+    #[inline(always)]
+    fn fragments(&self, key: &FragmentKey) -> Option<Fragments> {
+        // SAFETY: copied at once. An element recycled meanwhile gives a piece other ports: whoever
+        // gets it cannot put it together with anything.
+        unsafe { FRAGMENTS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn insert_fragments(&self, key: &FragmentKey, fragments: &Fragments) {
+        // Best effort: without it, later pieces wait for a first one in vain.
+        let _ = FRAGMENTS.insert(key, fragments, 0);
     }
 }
 
@@ -178,7 +263,7 @@ impl<C: Device, P> Device for Run<C, P> {
     }
 
     #[inline(always)]
-    fn fits(&self, parsed: &Parsed, hop: &Hop) -> bool {
-        self.ctx.fits(parsed, hop)
+    fn too_big_for(&self, parsed: &Parsed, hop: &Hop) -> u32 {
+        self.ctx.too_big_for(parsed, hop)
     }
 }

@@ -9,12 +9,16 @@
 )]
 
 mod answer;
+mod drops;
 mod fib;
+mod held;
 mod kernel;
 mod linear;
 mod maps;
 mod skb;
+mod slow;
 mod sock;
+mod unusual;
 mod xdp;
 
 use aya_ebpf::{
@@ -32,12 +36,14 @@ use crate::kernel::AtHook;
 trait Program: AtHook {
     /// For a packet with ports.
     fn decide<E: Env>(env: &mut E, scratch: &mut Scratch) -> Action;
-    /// For one without, where clients' packets enter; elsewhere nothing.
+    /// Whether one without is decided about, where clients' packets enter.
     const DECIDES_PORTLESS: bool;
+    /// Where packets are put in again that were held back.
+    const DIRECTION: u64;
 }
 
 macro_rules! program {
-    ($name:ident, $hook:ident, $decide:path, portless: $portless:literal) => {
+    ($name:ident, $hook:ident, $decide:path, portless: $portless:literal, $direction:ident) => {
         struct $name;
         impl AtHook for $name {
             const HOOK: Hook = Hook::$hook;
@@ -48,43 +54,53 @@ macro_rules! program {
                 $decide(env, scratch)
             }
             const DECIDES_PORTLESS: bool = $portless;
+            const DIRECTION: u64 = held::$direction;
         }
     };
 }
 
-program!(Xdp, Xdp, hooks::xdp, portless: false);
-program!(WireIngress, WireIngress, hooks::wire_ingress, portless: true);
-program!(TunnelIngress, WireIngress, hooks::tunnel_ingress, portless: false);
-program!(WireEgress, WireEgress, hooks::wire_egress, portless: false);
-program!(PodIngress, PodIngress, hooks::pod_ingress, portless: true);
-program!(PodEgress, PodEgress, hooks::pod_egress, portless: false);
+program!(Xdp, Xdp, hooks::xdp, portless: false, INGRESS);
+program!(WireIngress, WireIngress, hooks::wire_ingress, portless: true, INGRESS);
+program!(TunnelIngress, WireIngress, hooks::tunnel_ingress, portless: false, INGRESS);
+program!(WireEgress, WireEgress, hooks::wire_egress, portless: false, EGRESS);
+program!(PodIngress, PodIngress, hooks::pod_ingress, portless: true, INGRESS);
+program!(PodEgress, PodEgress, hooks::pod_egress, portless: false, EGRESS);
 
-#[xdp]
+// The macros wrap each program in another function: inlined, since verifiers before Linux 6.6 count 32 bytes of
+// stack for a frame with nothing on it.
+
+#[xdp(frags)]
+#[inline(always)]
 fn lb_xdp(ctx: XdpContext) -> u32 {
     xdp::run::<Xdp>(ctx.ctx)
 }
 
 #[classifier]
+#[inline(always)]
 fn lb_wire_ingress(ctx: TcContext) -> i32 {
     skb::run::<WireIngress>(ctx.skb.skb)
 }
 
 #[classifier]
+#[inline(always)]
 fn lb_tunnel(ctx: TcContext) -> i32 {
     skb::run::<TunnelIngress>(ctx.skb.skb)
 }
 
 #[classifier]
+#[inline(always)]
 fn lb_wire_egress(ctx: TcContext) -> i32 {
     skb::run::<WireEgress>(ctx.skb.skb)
 }
 
 #[classifier]
+#[inline(always)]
 fn lb_pod_ingress(ctx: TcContext) -> i32 {
     skb::run::<PodIngress>(ctx.skb.skb)
 }
 
 #[classifier]
+#[inline(always)]
 fn lb_pod_egress(ctx: TcContext) -> i32 {
     skb::run::<PodEgress>(ctx.skb.skb)
 }

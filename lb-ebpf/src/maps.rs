@@ -5,12 +5,17 @@ use core::ptr;
 use aya_ebpf::{
     Global,
     bindings::bpf_fib_lookup,
-    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, lpm_trie},
+    btf_maps::{
+        Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf, lpm_trie,
+    },
     macros::btf_map,
 };
 use lb_common::{
-    Addr, Affinity, AffinityKey, Backend, Counter, DatapathConfig, Flow, FlowKey, Frontend,
-    FrontendKey, Interface, Pin, PinKey, ServiceNets, Slot, SourceRange, Vip, maps,
+    Addr, Affinity, AffinityKey, Backend, Counter, DatapathConfig, DropKey, Flow, FlowKey,
+    FragmentKey, Fragments, Frontend, FrontendKey, Held, HeldKey, Interface, Pin, PinKey,
+    ServiceNets, Slot, SourceRange, Vip, addresses,
+    drops::Event,
+    maps,
     path::Scratch,
     socket::{SocketKey, SocketPeer},
 };
@@ -24,9 +29,14 @@ pub(crate) static SLOTS: Array<Slot, { maps::SLOTS_MAX }, { maps::MMAPABLE as us
 #[btf_map]
 pub(crate) static BACKENDS: Array<Backend, { maps::BACKENDS_MAX }> = Array::new();
 #[btf_map]
-pub(crate) static FLOWS: LruHashMap<FlowKey, Flow, { maps::FLOWS_MAX }> = LruHashMap::new();
+pub(crate) static FLOWS: HashMap<FlowKey, Flow, { maps::FLOWS_MAX }> = HashMap::new();
+#[btf_map]
+pub(crate) static OPENING: LruHashMap<FlowKey, Flow, { maps::OPENING_MAX }> = LruHashMap::new();
 #[btf_map]
 pub(crate) static PINS: LruHashMap<PinKey, Pin, { maps::PINS_MAX }> = LruHashMap::new();
+#[btf_map]
+pub(crate) static OPENING_PINS: LruHashMap<PinKey, Pin, { maps::OPENING_PINS_MAX }> =
+    LruHashMap::new();
 #[btf_map]
 pub(crate) static INTERFACES: HashMap<u32, Interface, { maps::INTERFACES_MAX }> = HashMap::new();
 #[btf_map]
@@ -38,7 +48,16 @@ pub(crate) static AFFINITY: LruHashMap<AffinityKey, Affinity, { maps::AFFINITY_M
 #[btf_map]
 pub(crate) static VIPS: HashMap<Addr, Vip, { maps::VIPS_MAX }> = HashMap::new();
 #[btf_map]
+pub(crate) static ADDRESSES: Array<u64, { addresses::ELEMENTS }, { maps::MMAPABLE as usize }> =
+    Array::new();
+#[btf_map]
 pub(crate) static SERVICE_NETS: Array<ServiceNets, 1> = Array::new();
+
+#[btf_map]
+pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, Fragments, { maps::FRAGMENTS_MAX }> =
+    LruHashMap::new();
+#[btf_map]
+pub(crate) static HELD: LruHashMap<HeldKey, Held, { maps::HELD_MAX }> = LruHashMap::new();
 
 /// A key of `SOURCE_RANGES` without its length: the trie's own type has that.
 #[repr(C)]
@@ -68,6 +87,19 @@ pub(crate) fn is_in_source_ranges(key: &SourceRange) -> bool {
 #[btf_map]
 pub(crate) static COUNTERS: PerCpuArray<u64, { Counter::ELEMENTS as usize }> = PerCpuArray::new();
 
+/// A plain hash, not one that forgets: a count must not go back.
+#[btf_map]
+pub(crate) static DROPS: PerCpuHashMap<DropKey, u64, { maps::DROPS_MAX }> = PerCpuHashMap::new();
+#[btf_map]
+pub(crate) static LAST_DROPS: PerCpuArray<Event, { Counter::COLUMNS as usize }> =
+    PerCpuArray::new();
+#[btf_map]
+pub(crate) static EVENTS: RingBuf<Event, { maps::EVENTS_MAX }> = RingBuf::new();
+
+/// The tick of the last sample by reason, and at `Outcome::Seen` of any reason.
+#[btf_map]
+pub(crate) static SAMPLED: PerCpuArray<u64, { Counter::COLUMNS as usize }> = PerCpuArray::new();
+
 /// Working memory of the packet that this CPU is at. A packet program is not interrupted by another
 /// one: all of them run with bottom halves off. The programs of sockets do not, and have none.
 #[btf_map]
@@ -80,6 +112,19 @@ pub(crate) fn scratch() -> Option<&'static mut Scratch> {
     // SAFETY: the element is this CPU's own, map memory outlives the program's run, and every
     // program takes it once.
     Some(unsafe { &mut *scratch })
+}
+
+/// A frame on its way into `HELD`, or one that has lent its skb to others.
+#[btf_map]
+static HELD_BUFFER: PerCpuArray<Held, 1> = PerCpuArray::new();
+
+/// This CPU's buffer for a frame.
+#[inline(always)]
+pub(crate) fn held_buffer() -> Option<&'static mut Held> {
+    let held = HELD_BUFFER.get_ptr_mut(0)?;
+    // SAFETY: as for `scratch`. Programs that run while pieces are put in again hold nothing back:
+    // the first piece of their packet has come.
+    Some(unsafe { &mut *held })
 }
 
 /// A query to the routing table, all zero at first. Kept between packets because sixty-four

@@ -1,6 +1,6 @@
 //! Packets at tc.
 
-use core::ptr;
+use core::{hint::black_box, ptr};
 
 use aya_ebpf::{
     bindings::__sk_buff,
@@ -11,28 +11,30 @@ use aya_ebpf::{
 use bytemuck::Pod;
 use lb_common::{
     Addr, Hop,
-    counter::Outcome,
-    packet::{Family, Offsets, Packet, Parsed, V4, V6, ethertype, parse, parse_portless},
-    path::{Action, Device, Route, Scratch, Tables as _, hooks},
+    answer::Message,
+    counter::{Hook, Outcome},
+    packet::{Family, Offsets, Packet, Parsed, V4, V6, ethertype, parse},
+    path::{Action, Device, Route, Scratch, Tables as _},
     rewrite::{self, Checksummed, L4Checksum, PacketMut},
     wire::ethernet,
 };
 
 use crate::{
-    Program, answer,
+    Program, answer, drops,
     fib::{self, Answer},
     kernel::Run,
     linear::{self, Linear},
     maps::scratch,
+    unusual,
 };
 
 /// Metadata of a packet that XDP on the same device has finished.
 pub(crate) const FINISHED: u32 = 0x6c62_f001;
 
 /// The next program of the chain, then the stack (`TCX_NEXT`, `TC_ACT_UNSPEC`).
-const NEXT: i32 = -1;
+pub(crate) const NEXT: i32 = -1;
 /// `TCX_DROP`, `TC_ACT_SHOT`.
-const DROP: i32 = 2;
+pub(crate) const DROP: i32 = 2;
 
 /// Flags of `bpf_l4_csum_replace`.
 mod csum {
@@ -73,6 +75,29 @@ impl Skb {
             // SAFETY: the kernel passes a valid context.
             let _ = unsafe { bpf_skb_pull_data(self.skb, need) };
         }
+    }
+
+    /// Whether the packet has a tag, and belongs to the device of that VLAN: there it is seen again,
+    /// or was before. A tag without a VLAN only has a priority.
+    #[inline(always)]
+    fn is_of_a_vlan(&self) -> bool {
+        const VLAN_ID: u32 = 0xfff;
+        // SAFETY: the kernel passes a valid context.
+        unsafe { (*self.skb).vlan_tci & VLAN_ID != 0 }
+    }
+
+    /// Whether the kernel has taken a VLAN's tag, or that of a priority, from the frame: XDP saw it there.
+    #[inline(always)]
+    fn is_tagged(&self) -> bool {
+        // SAFETY: the kernel passes a valid context.
+        unsafe { (*self.skb).vlan_present != 0 }
+    }
+
+    /// Whether the packet leaves by the device that it came in by.
+    #[inline(always)]
+    fn goes_back(&self) -> bool {
+        // SAFETY: the kernel passes a valid context.
+        unsafe { (*self.skb).ingress_ifindex == (*self.skb).ifindex }
     }
 
     /// Whether XDP on the same device has finished with this packet.
@@ -165,8 +190,8 @@ impl Device for Skb {
     }
 
     #[inline(always)]
-    fn fits(&self, parsed: &Parsed, hop: &Hop) -> bool {
-        fib::fits(self.skb.cast(), parsed, hop, MTU_CHECK_SEGMENTS)
+    fn too_big_for(&self, parsed: &Parsed, hop: &Hop) -> u32 {
+        fib::too_big_for(self.skb.cast(), parsed, hop, MTU_CHECK_SEGMENTS)
     }
 }
 
@@ -178,77 +203,101 @@ pub(crate) fn run<P: Program>(skb: *mut __sk_buff) -> i32 {
         run.count(Outcome::Finished);
         return NEXT;
     }
+    if run.ctx.is_of_a_vlan() {
+        return NEXT;
+    }
     run.ctx.pull_headers();
-    match ethertype(&run.ctx) {
-        Some(ethernet::IPV4) => family::<V4, P>(&mut run),
-        Some(ethernet::IPV6) => family::<V6, P>(&mut run),
-        _ => NEXT,
-    }
-}
-
-#[inline(always)]
-fn family<F: Family, P: Program>(run: &mut Run<Skb, P>) -> i32 {
-    let Some((parsed, offsets)) = parse::<F, _>(&run.ctx) else {
-        return if P::DECIDES_PORTLESS {
-            portless::<F, P>(run.ctx.skb)
-        } else {
-            NEXT
-        };
+    let Some(scratch) = scratch() else {
+        return NEXT;
     };
+    let looked = match ethertype(&run.ctx) {
+        Some(ethernet::IPV4) => look::<V4, P>(&run, scratch),
+        Some(ethernet::IPV6) => look::<V6, P>(&run, scratch),
+        _ => return NEXT,
+    };
+    if let Err(verdict) = looked {
+        return verdict;
+    }
+    // From here on the verifier cannot tell families apart, nor usual headers from others, and goes
+    // on only once.
+    let scratch = black_box(scratch);
     run.count(Outcome::Seen);
-    let Some(scratch) = scratch() else {
-        return NEXT;
-    };
-    scratch.parsed = parsed;
-    let action = P::decide(run, scratch);
-    act::<F, P>(run, scratch, offsets, action)
-}
-
-/// A packet without ports. Out of line, with a stack of its own.
-#[inline(never)]
-fn portless<F: Family, P: Program>(skb: *mut __sk_buff) -> i32 {
-    let run = &mut Run::<Skb, P>::new(Skb { skb });
-    let Some((parsed, offsets)) = parse_portless::<F, _>(&run.ctx) else {
-        return NEXT;
-    };
-    let Some(scratch) = scratch() else {
-        return NEXT;
-    };
-    scratch.parsed = parsed;
-    match hooks::portless(run, scratch) {
-        Action::Drop(outcome) => drop(run, outcome),
-        Action::Reject => reject::<F, P>(run, scratch, offsets),
-        Action::Echo => echo::<F, P>(run, scratch, offsets),
-        _ => NEXT,
+    let action = P::decide(&mut run, scratch);
+    if scratch.is_v4() {
+        act::<V4, P>(&mut run, scratch, action)
+    } else {
+        act::<V6, P>(&mut run, scratch, action)
     }
 }
 
+/// Parses a packet, of which there is something left to decide if it is no error.
 #[inline(always)]
-fn act<F: Family, P: Program>(
-    run: &mut Run<Skb, P>,
-    scratch: &mut Scratch,
-    offsets: Offsets,
-    action: Action,
-) -> i32 {
+fn look<F: Family, P: Program>(run: &Run<Skb, P>, scratch: &mut Scratch) -> Result<(), i32> {
+    let may_lead_back = matches!(P::HOOK, Hook::WireEgress) && run.ctx.goes_back();
+    if may_lead_back && unusual::leads_back::<F, P>(run.ctx.skb, scratch) {
+        return Err(drop::<P>(run.ctx.skb, scratch, Outcome::Unallocated));
+    }
+    match parse::<F, _>(&run.ctx) {
+        Some((parsed, offsets)) => {
+            scratch.parsed = parsed;
+            scratch.l4 = offsets.l4 as u32;
+            scratch.is_plain = u32::from(!run.ctx.is_tagged());
+        }
+        None => {
+            scratch.is_plain = 0;
+            let verdict = unusual::look::<F, P>(run.ctx.skb, scratch);
+            if scratch.l4 == 0 {
+                return Err(verdict);
+            }
+        }
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn act<F: Family, P: Program>(run: &mut Run<Skb, P>, scratch: &mut Scratch, action: Action) -> i32 {
+    let offsets = scratch.offsets();
+    if scratch.parsed.is_error()
+        && let Some(way) = action.way(scratch.outcome)
+    {
+        scratch.way = way;
+        return unusual::error::<F, P>(run.ctx.skb, scratch);
+    }
     match action {
-        Action::Pass => NEXT,
+        Action::Pass => return NEXT,
         // There is no later hook, and the stack must not answer for the Service.
-        Action::Defer => drop(run, Outcome::Unroutable),
-        Action::Drop(outcome) => drop(run, outcome),
-        Action::ToBackend => on::<F, P>(run, scratch, offsets, Action::ToBackend, Outcome::ToStack),
-        Action::ToClient => on::<F, P>(run, scratch, offsets, Action::ToClient, Outcome::Replied),
-        Action::Remap(outcome) => remap::<F, P>(run.ctx.skb, scratch, offsets, outcome),
-        Action::Out => out::<F, P>(run, scratch, offsets),
-        Action::Bounce => bounce::<F, P>(run, scratch, offsets),
-        Action::Reject => reject::<F, P>(run, scratch, offsets),
-        Action::Echo => echo::<F, P>(run, scratch, offsets),
+        Action::Defer => return drop::<P>(run.ctx.skb, scratch, Outcome::Unroutable),
+        Action::Drop => return drop::<P>(run.ctx.skb, scratch, scratch.outcome),
+        Action::ToBackend => {
+            return on::<F, P>(run, scratch, offsets, Action::ToBackend, Outcome::ToStack);
+        }
+        Action::ToClient => {
+            return on::<F, P>(run, scratch, offsets, Action::ToClient, Outcome::Replied);
+        }
+        Action::Remap => return remap::<F, P>(run.ctx.skb, scratch, offsets),
+        Action::Out => return out::<F, P>(run, scratch, offsets),
+        Action::Bounce => return bounce::<F, P>(run, scratch, offsets),
+        Action::Echo => return echo::<F, P>(run.ctx.skb, scratch, offsets),
+        Action::Reject => refuse::<P>(run.ctx.skb, scratch, Outcome::Rejected),
+        Action::Reset => refuse::<P>(run.ctx.skb, scratch, Outcome::BackendGone),
+        Action::Tell => record::<P>(run.ctx.skb, scratch, scratch.outcome),
     }
+    // Once for all of them: it is much that the verifier has to follow.
+    tell::<F>(run.ctx.skb, scratch, offsets)
 }
 
 #[inline(always)]
-fn drop<P: Program>(run: &Run<Skb, P>, outcome: Outcome) -> i32 {
-    run.count(outcome);
+pub(crate) fn drop<P: Program>(skb: *mut __sk_buff, scratch: &Scratch, outcome: Outcome) -> i32 {
+    record::<P>(skb, scratch, outcome);
     DROP
+}
+
+/// Counts a packet that goes no further, even if its sender is told.
+#[inline(always)]
+fn record<P: Program>(skb: *mut __sk_buff, scratch: &Scratch, outcome: Outcome) {
+    // SAFETY: the kernel passes a valid context.
+    let ifindex = unsafe { (*skb).ifindex };
+    drops::record(ifindex, P::HOOK, outcome, Some(scratch));
 }
 
 /// Rewrites the packet, which goes on its way.
@@ -262,31 +311,39 @@ fn on<F: Family, P: Program>(
 ) -> i32 {
     let change = action.rewrite(scratch);
     if rewrite::apply::<F, _>(&mut run.ctx, &scratch.parsed, offsets, &change).is_none() {
-        return drop(run, Outcome::NotWritable);
+        return drop::<P>(run.ctx.skb, scratch, Outcome::NotWritable);
     }
     run.count(outcome);
     NEXT
 }
 
-/// Rewrites both ends of the packet, which goes on its way. Out of line: it is rare.
+/// Rewrites both ends of the packet, which goes on its way. Out of line: it is rare, but within a
+/// bridge.
 #[inline(never)]
-fn remap<F: Family, P: Program>(
-    skb: *mut __sk_buff,
-    scratch: &Scratch,
-    offsets: Offsets,
-    outcome: Outcome,
-) -> i32 {
+fn remap<F: Family, P: Program>(skb: *mut __sk_buff, scratch: &Scratch, offsets: Offsets) -> i32 {
     let run = &mut Run::<Skb, P>::new(Skb { skb });
-    on::<F, P>(run, scratch, offsets, Action::Remap(outcome), outcome)
+    let outcome = scratch.outcome;
+    let verdict = on::<F, P>(run, scratch, offsets, Action::Remap, outcome);
+    if verdict == NEXT && outcome == Outcome::Direct {
+        forward(scratch)
+    } else {
+        verdict
+    }
 }
 
 #[inline(always)]
 fn out<F: Family, P: Program>(run: &mut Run<Skb, P>, scratch: &Scratch, offsets: Offsets) -> i32 {
     let change = Action::Out.rewrite(scratch);
     if rewrite::apply::<F, _>(&mut run.ctx, &scratch.parsed, offsets, &change).is_none() {
-        return drop(run, Outcome::NotWritable);
+        return drop::<P>(run.ctx.skb, scratch, Outcome::NotWritable);
     }
     run.count(Outcome::Redirected);
+    forward(scratch)
+}
+
+/// Sends the packet out by the hop of its flow.
+#[inline(always)]
+pub(crate) fn forward(scratch: &Scratch) -> i32 {
     // SAFETY: no next hop is passed: the kernel looks it up, and resolves the neighbour.
     unsafe { bpf_redirect_neigh(scratch.hop.ifindex, ptr::null_mut(), 0, 0) as i32 }
 }
@@ -301,29 +358,31 @@ fn bounce<F: Family, P: Program>(
     let done = rewrite::swap_macs(&mut run.ctx)
         .and_then(|()| rewrite::apply::<F, _>(&mut run.ctx, &scratch.parsed, offsets, &change));
     if done.is_none() {
-        return drop(run, Outcome::NotWritable);
+        return drop::<P>(run.ctx.skb, scratch, Outcome::NotWritable);
     }
     run.count(Outcome::Redirected);
-    back(run)
+    back(run.ctx.skb)
 }
 
 /// Sends the packet out of the device that it came in by.
 #[inline(always)]
-fn back<P: Program>(run: &Run<Skb, P>) -> i32 {
-    // SAFETY: takes an interface index and flags by value.
-    unsafe { bpf_redirect(run.ctx.ifindex(), 0) as i32 }
+pub(crate) fn back(skb: *mut __sk_buff) -> i32 {
+    // SAFETY: the kernel passes a valid context; the helper takes numbers.
+    unsafe { bpf_redirect((*skb).ifindex, 0) as i32 }
 }
 
-/// Tells the sender that nobody serves what it dials.
+/// Counts a packet whose sender is to be told that nobody serves what it dials, or serves it any more.
 #[inline(always)]
-fn reject<F: Family, P: Program>(
-    run: &mut Run<Skb, P>,
-    scratch: &mut Scratch,
-    offsets: Offsets,
-) -> i32 {
-    run.count(Outcome::Rejected);
-    if answer::reject::<F>(run.ctx.skb, scratch, offsets) {
-        back(run)
+pub(crate) fn refuse<P: Program>(skb: *mut __sk_buff, scratch: &mut Scratch, outcome: Outcome) {
+    scratch.message = Message::refusal(&scratch.parsed);
+    record::<P>(skb, scratch, outcome);
+}
+
+/// Tells the sender what happens to its packet: `scratch.message`.
+#[inline(always)]
+pub(crate) fn tell<F: Family>(skb: *mut __sk_buff, scratch: &mut Scratch, offsets: Offsets) -> i32 {
+    if answer::tell::<F>(skb, scratch, offsets) {
+        back(skb)
     } else {
         DROP
     }
@@ -331,11 +390,16 @@ fn reject<F: Family, P: Program>(
 
 /// Answers an ICMP echo request.
 #[inline(always)]
-fn echo<F: Family, P: Program>(run: &mut Run<Skb, P>, scratch: &Scratch, offsets: Offsets) -> i32 {
-    if answer::echo::<F>(run.ctx.skb, &scratch.parsed, offsets) {
+pub(crate) fn echo<F: Family, P: Program>(
+    skb: *mut __sk_buff,
+    scratch: &Scratch,
+    offsets: Offsets,
+) -> i32 {
+    let run = Run::<Skb, P>::new(Skb { skb });
+    if answer::echo::<F>(skb, &scratch.parsed, offsets) {
         run.count(Outcome::Echoed);
-        back(run)
+        back(skb)
     } else {
-        drop(run, Outcome::NotWritable)
+        drop::<P>(skb, scratch, Outcome::NotWritable)
     }
 }

@@ -18,6 +18,7 @@ use lb_common::{
 };
 
 use crate::{
+    drops,
     kernel::{AtHook, Run},
     maps::SOCKETS,
 };
@@ -162,15 +163,15 @@ pub(crate) fn outbound<F: SockFamily>(ctx: *mut bpf_sock_addr) -> i32 {
             run.count(Outcome::ToStack);
             PROCEED
         }
-        Call::Refuse => fail(&run, Outcome::Rejected, ECONNREFUSED),
-        Call::Unreachable => fail(&run, Outcome::NoBackend, EHOSTUNREACH),
+        Call::Refuse => fail(Outcome::Rejected, ECONNREFUSED),
+        Call::Unreachable => fail(Outcome::NoBackend, EHOSTUNREACH),
     }
 }
 
 /// Lets the call fail with an error number.
 #[inline(always)]
-fn fail(run: &Run<Socket, Calls>, outcome: Outcome, errno: i32) -> i32 {
-    run.count(outcome);
+fn fail(outcome: Outcome, errno: i32) -> i32 {
+    drops::refused(outcome);
     // SAFETY: takes an error number by value.
     let _ = unsafe { bpf_set_retval(-errno) };
     FAIL

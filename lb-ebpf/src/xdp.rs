@@ -1,6 +1,6 @@
 //! Packets at XDP.
 
-use core::ptr;
+use core::{hint::black_box, ptr};
 
 use aya_ebpf::{
     bindings::{xdp_action, xdp_md},
@@ -17,7 +17,7 @@ use lb_common::{
 };
 
 use crate::{
-    Program,
+    Program, drops,
     fib::{self, Answer},
     kernel::Run,
     linear::{self, Linear},
@@ -102,8 +102,8 @@ impl Device for Xdp {
     }
 
     #[inline(always)]
-    fn fits(&self, parsed: &Parsed, hop: &Hop) -> bool {
-        fib::fits(self.md.cast(), parsed, hop, 0)
+    fn too_big_for(&self, parsed: &Parsed, hop: &Hop) -> u32 {
+        fib::too_big_for(self.md.cast(), parsed, hop, 0)
     }
 }
 
@@ -111,33 +111,52 @@ impl Device for Xdp {
 #[inline(always)]
 pub(crate) fn run<P: Program>(md: *mut xdp_md) -> u32 {
     let mut run = Run::<Xdp, P>::new(Xdp { md });
-    match ethertype(&run.ctx) {
-        Some(ethernet::IPV4) => family::<V4, P>(&mut run),
-        Some(ethernet::IPV6) => family::<V6, P>(&mut run),
-        _ => xdp_action::XDP_PASS,
-    }
-}
-
-#[inline(always)]
-fn family<F: Family, P: Program>(run: &mut Run<Xdp, P>) -> u32 {
-    let Some((parsed, offsets)) = parse::<F, _>(&run.ctx) else {
-        return xdp_action::XDP_PASS;
-    };
-    run.count(Outcome::Seen);
     let Some(scratch) = scratch() else {
         return xdp_action::XDP_PASS;
     };
+    let looked = match ethertype(&run.ctx) {
+        Some(ethernet::IPV4) => look::<V4, P>(&run, scratch),
+        Some(ethernet::IPV6) => look::<V6, P>(&run, scratch),
+        _ => None,
+    };
+    if looked.is_none() {
+        return xdp_action::XDP_PASS;
+    }
+    // From here on the verifier cannot tell families apart, and goes on only once.
+    let scratch = black_box(scratch);
+    run.count(Outcome::Seen);
+    let action = P::decide(&mut run, scratch);
+    if scratch.is_v4() {
+        act::<V4, P>(&mut run, scratch, action)
+    } else {
+        act::<V6, P>(&mut run, scratch, action)
+    }
+}
+
+/// Parses a packet; nothing if tc is to do it.
+#[inline(always)]
+fn look<F: Family, P: Program>(run: &Run<Xdp, P>, scratch: &mut Scratch) -> Option<()> {
+    let (parsed, offsets) = parse::<F, _>(&run.ctx)?;
     scratch.parsed = parsed;
-    match P::decide(run, scratch) {
+    scratch.l4 = offsets.l4 as u32;
+    Some(())
+}
+
+#[inline(always)]
+fn act<F: Family, P: Program>(run: &mut Run<Xdp, P>, scratch: &mut Scratch, action: Action) -> u32 {
+    let offsets = scratch.offsets();
+    match action {
         Action::Pass => xdp_action::XDP_PASS,
         // What is rare is tc's business; a pod's packets, and replies to them, never meet XDP.
         Action::Defer
         | Action::Reject
+        | Action::Tell
+        | Action::Reset
         | Action::Echo
-        | Action::Remap(_)
+        | Action::Remap
         | Action::Bounce
         | Action::ToClient => defer(run),
-        Action::Drop(outcome) => drop(run, outcome),
+        Action::Drop => drop(run, scratch, scratch.outcome),
         Action::ToBackend => to_stack::<F, P>(run, scratch, offsets),
         Action::Out => out::<F, P>(run, scratch, offsets),
     }
@@ -150,8 +169,8 @@ fn defer<P: Program>(run: &Run<Xdp, P>) -> u32 {
 }
 
 #[inline(always)]
-fn drop<P: Program>(run: &Run<Xdp, P>, outcome: Outcome) -> u32 {
-    run.count(outcome);
+fn drop<P: Program>(run: &Run<Xdp, P>, scratch: &Scratch, outcome: Outcome) -> u32 {
+    drops::record(run.ctx.ifindex(), P::HOOK, outcome, Some(scratch));
     xdp_action::XDP_DROP
 }
 
@@ -170,7 +189,7 @@ fn to_stack<F: Family, P: Program>(
             run.count(Outcome::ToStack);
             xdp_action::XDP_PASS
         }
-        None => drop(run, Outcome::NotWritable),
+        None => drop(run, scratch, Outcome::NotWritable),
     }
 }
 
@@ -184,6 +203,6 @@ fn out<F: Family, P: Program>(run: &mut Run<Xdp, P>, scratch: &Scratch, offsets:
             run.count(Outcome::Redirected);
             xdp_action::XDP_TX
         }
-        None => drop(run, Outcome::NotWritable),
+        None => drop(run, scratch, Outcome::NotWritable),
     }
 }

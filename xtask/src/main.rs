@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 
 mod ci;
 mod ebpf;
+mod kernels;
 mod lab;
 mod process;
 mod semantics;
@@ -34,7 +35,7 @@ enum Command {
     /// Run tidy and all tests, or the tests of one suite.
     Test {
         suite: Option<suite::Suite>,
-        /// Try ten times as many seeds of chaos.
+        /// Try ten times as many seeds of chaos, floods of a minute, and a thousand restarts.
         #[arg(long)]
         long: bool,
     },
@@ -59,7 +60,13 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// Measure the load balancer: `perf control` is what an agent takes to learn a large cluster.
+    /// Run the kernel programs against the model of them, on random packets.
+    Fuzz {
+        /// Passed on to the fuzzer: `--packets N`, `--seed S`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Measure the load balancer: programs, forwarding, connections, the control plane, growth.
     Perf {
         /// Passed on to the measurements; `--help` lists them.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -76,6 +83,7 @@ fn main() -> Result<ExitCode> {
         Command::Semantics { check } => semantics::run(check).map(|tally| tally.report()),
         Command::Ci => ci::run().map(|tally| tally.report()),
         Command::Demo { arguments } => lab::demo(&arguments),
+        Command::Fuzz { arguments } => lab::fuzz(&arguments),
         Command::Perf { arguments } => lab::perf(&arguments),
     }
 }

@@ -34,6 +34,11 @@ impl Tally {
         self.failed > 0
     }
 
+    /// How many passed, and how many failed.
+    pub(crate) fn counts(self) -> [u32; 2] {
+        [self.passed, self.failed]
+    }
+
     /// How many results these are.
     pub(crate) fn total(self) -> u32 {
         self.passed + self.failed

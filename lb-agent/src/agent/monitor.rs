@@ -8,21 +8,22 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use lb_common::maps::MapSpec;
+use lb_common::{DropKey, maps::MapSpec};
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
 use super::probe::chain;
 use crate::{
     dataplane::bpf,
-    desired::{LocalReady, local_ready_endpoints, no_local_endpoints},
+    desired::LocalEndpoints,
+    drops::Kernel,
     event::{Event, Events},
     health::{Family, HealthSite, ListenFailure, NodePorts, Probe, Status, prober},
     http::{ListenError, Server, Site, both_families},
     metrics::{
         Changes, Done, MapReader, Maps, Metrics, MetricsSite, Sync, Usage, changes, triggers,
     },
-    model::{Model, ObjectName, Reference},
+    model::{Model, Reference},
     reconcile::{Outcome, Programmed},
     source::Snapshot,
 };
@@ -43,13 +44,12 @@ pub struct Options {
 /// The loop's mouth.
 #[derive(Debug)]
 pub(super) struct Monitor {
-    node_name: String,
     status: Arc<Status>,
     metrics: Arc<Metrics>,
     usage: Arc<Usage>,
     node_ports: NodePorts,
-    /// Services whose health is checked here.
-    local: BTreeMap<ObjectName, LocalReady>,
+    /// Services whose health is checked here, and those that are not served here.
+    local: LocalEndpoints,
     events: Events,
     /// Questions that the loop has to answer.
     pub(super) probes: mpsc::Receiver<Probe>,
@@ -84,7 +84,7 @@ impl Monitor {
         let (prober, probes) = prober();
         let status = Arc::new(Status::new(identity.needs_no_object));
         let usage = Arc::<Usage>::default();
-        let reader = Pinned {
+        let reader = Kernel {
             pin_dir: identity.pin_dir,
         };
         let maps = Maps::new(reader, identity.maps, Arc::clone(&usage));
@@ -96,9 +96,8 @@ impl Monitor {
             serve("metrics", options.metrics, options.hard_fail, scrapes)?,
         ];
         Ok(Self {
-            node_name: identity.node_name,
             node_ports: NodePorts::new(Arc::clone(&status)),
-            local: BTreeMap::new(),
+            local: LocalEndpoints::new(identity.node_name),
             events,
             status,
             metrics,
@@ -182,17 +181,17 @@ impl Monitor {
         // What happened before our time was not ours to program.
         new.retain(|trigger| trigger.at > self.started);
         self.metrics.programmed(now, &new);
+        self.local.update(model);
         for family in Family::ALL {
-            let counts = no_local_endpoints(model, &self.node_name, family == Family::V4);
+            let counts = self.local.unserved(family == Family::V4);
             self.metrics.set_no_local_endpoints(family, counts);
         }
-        self.local = local_ready_endpoints(model, &self.node_name);
-        self.status.set_local(self.local.clone());
+        self.status.set_local(self.local.checked().clone());
     }
 
     /// Answers health checks of Services at these addresses.
     pub(super) async fn check_health_at(&mut self, addresses: &[IpAddr]) {
-        for failure in self.node_ports.sync(&self.local, addresses).await {
+        for failure in self.node_ports.sync(self.local.checked(), addresses).await {
             self.tell_listen_failure(&failure);
         }
     }
@@ -216,6 +215,16 @@ impl Monitor {
     /// The model that is programmed.
     pub(super) fn programmed(&self) -> Option<Arc<Model>> {
         self.programmed.clone()
+    }
+
+    /// Where others beside the loop count.
+    pub(super) fn metrics(&self) -> Arc<Metrics> {
+        Arc::clone(&self.metrics)
+    }
+
+    /// So many programs of others run before ours.
+    pub(super) fn programs_ahead(&self, programs: usize) {
+        self.usage.set_programs_ahead(programs);
     }
 
     /// Programs could not be put on devices.
@@ -252,18 +261,16 @@ fn serve(
     Ok(Some(server))
 }
 
-/// Reads the maps that are pinned.
-#[derive(Debug)]
-struct Pinned {
-    pin_dir: PathBuf,
-}
-
-impl MapReader for Pinned {
+impl MapReader for Kernel {
     fn counters(&self) -> Option<Vec<u64>> {
         bpf::pinned_counters(&self.pin_dir).ok()
     }
 
     fn entries(&self, map: &'static str) -> Option<u64> {
         bpf::pinned_entries(&self.pin_dir, map).ok()
+    }
+
+    fn drops(&self) -> Option<BTreeMap<DropKey, u64>> {
+        bpf::pinned_drops(&self.pin_dir).ok()
     }
 }

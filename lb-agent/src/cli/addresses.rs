@@ -5,7 +5,10 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::run::Error;
-use crate::desired::{ExternalIps, NodePortAddresses};
+use crate::{
+    agent::SnatAddresses,
+    desired::{ExternalIps, NodePortAddresses, is_allowed},
+};
 
 /// `--nodeport-addresses`.
 pub(super) fn node_ports(values: &[String]) -> Result<NodePortAddresses, Error> {
@@ -22,6 +25,27 @@ pub(super) fn external_ips(values: &[String]) -> Result<ExternalIps, Error> {
         [word] if word == "deny" => Ok(ExternalIps::Within(Vec::new())),
         _ => networks("--external-ips", values, "allow or deny").map(ExternalIps::Within),
     }
+}
+
+/// `--snat-address`.
+pub(super) fn snat(values: &[IpAddr]) -> Result<SnatAddresses, Error> {
+    let mut snat = SnatAddresses::default();
+    for value in values {
+        if !is_allowed(*value) {
+            return Err(Error::SnatAddress(*value, "no host can have it"));
+        }
+        let family = match value {
+            IpAddr::V4(_) => &mut snat.v4,
+            IpAddr::V6(_) => &mut snat.v6,
+        };
+        if family.replace((*value).into()).is_some() {
+            return Err(Error::SnatAddress(
+                *value,
+                "there is another one of its family",
+            ));
+        }
+    }
+    Ok(snat)
 }
 
 /// Networks; an address is the network that holds it alone.
@@ -74,6 +98,34 @@ mod tests {
         let within = ExternalIps::Within(nets("203.0.113.0/24"));
         assert_eq!(given("203.0.113.0/24"), Some(within));
         assert_eq!(given("allow,203.0.113.0/24"), None);
+    }
+
+    #[test]
+    fn snat_has_an_address_of_its_own_in_each_family_at_most() {
+        let given = |text: &str| {
+            let values: Vec<IpAddr> = text.split(',').map(|ip| ip.parse().unwrap()).collect();
+            snat(&values).map_err(|error| error.to_string())
+        };
+        let addr = |text: &str| Some(text.parse::<IpAddr>().unwrap().into());
+        let both = SnatAddresses {
+            v4: addr("192.0.2.1"),
+            v6: addr("2001:db8::1"),
+        };
+        assert_eq!(given("2001:db8::1,192.0.2.1"), Ok(both));
+        let v4 = SnatAddresses { v6: None, ..both };
+        assert_eq!(given("192.0.2.1"), Ok(v4));
+        assert_eq!(snat(&[]).ok(), Some(SnatAddresses::default()));
+        for (text, complaint) in [
+            ("192.0.2.1,192.0.2.2", "there is another one of its family"),
+            ("127.0.0.1", "no host can have it"),
+            ("fe80::1", "no host can have it"),
+            ("255.255.255.255", "no host can have it"),
+        ] {
+            assert!(
+                given(text).is_err_and(|error| error.ends_with(complaint)),
+                "{text}"
+            );
+        }
     }
 
     #[test]

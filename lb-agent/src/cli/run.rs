@@ -1,15 +1,14 @@
 //! `lb-agent run`.
 
-use std::{env, fs, path::PathBuf, time::Duration};
+use std::{env, fs, net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
-use lb_common::maps;
 
-use super::{addresses, serve::ServeArgs};
+use super::{addresses, capacities::CapacityArgs, serve::ServeArgs};
 use crate::{
-    agent::{Capacities, NodeOptions, Options, Source},
-    dataplane::bpf::XdpMode,
+    agent::{NodeOptions, Options, Source},
+    dataplane::bpf::{TcMode, XdpMode},
     interfaces::Overrides,
     source::{Role, kubernetes::Connection},
 };
@@ -66,6 +65,10 @@ pub struct RunArgs {
     #[arg(long, value_enum, default_value_t)]
     xdp: Xdp,
 
+    /// How programs get to network devices, but for XDP.
+    #[arg(long, value_enum, default_value_t)]
+    tc: Tc,
+
     /// Treat this device as an uplink; may be repeated [default: those of default routes].
     #[arg(long = "uplink", value_name = "DEVICE")]
     uplinks: Vec<String>,
@@ -112,6 +115,17 @@ pub struct RunArgs {
     #[arg(long, value_enum, default_value_t)]
     source_ranges: SourceRanges,
 
+    /// An address that connections to other nodes' backends come from, in place of the devices' own;
+    /// one a family. It must lead to this node, and nothing else may send from it: then it has 64,512
+    /// ports for each backend, and not 4,536. With an overlay network, one of the node's pod network.
+    #[arg(long = "snat-address", value_name = "ADDRESS", value_delimiter = ',')]
+    snat_addresses: Vec<IpAddr>,
+
+    /// Reset a TCP connection at its next packet once its backend is gone from every EndpointSlice,
+    /// rather than let it go on.
+    #[arg(long)]
+    reset_vanished_backends: bool,
+
     /// Pause between the end of one update of the maps and the start of the next, in seconds or
     /// with a unit (ms, s). The first change after a quiet time is served at once; a pause lets a
     /// rollout's changes come together. kube-proxy needs a second for it, as it writes long rule
@@ -119,21 +133,23 @@ pub struct RunArgs {
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "100ms")]
     min_sync_period: Duration,
 
-    /// Capacity for frontends: addresses and ports that clients dial.
-    #[arg(long, value_name = "N", default_value_t = maps::FRONTENDS_MAX as u32)]
-    frontends_max: u32,
+    /// How long to go on with what is served when the cluster has no Services, or no endpoints, all of
+    /// a sudden; 0 for not at all.
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "0")]
+    empty_guard: Duration,
 
-    /// Capacity for backends.
-    #[arg(long, value_name = "N", default_value_t = maps::BACKENDS_MAX as u32)]
-    backends_max: u32,
+    #[command(flatten)]
+    capacities: CapacityArgs,
 
-    /// Capacity for look-up tables, in slots of 8 bytes.
-    #[arg(long, value_name = "N", default_value_t = maps::SLOTS_MAX as u32)]
-    slots_max: u32,
+    /// Whether the agent gives up what it does not need once the programs are in place: capabilities,
+    /// files (Landlock) and system calls (seccomp).
+    #[arg(long, value_enum, default_value_t)]
+    hardening: Switch,
 
-    /// Capacity for connections.
-    #[arg(long, value_name = "N", default_value_t = maps::FLOWS_MAX as u32)]
-    flows_max: u32,
+    /// Remove maps of a version that this one cannot take over from, rather than refuse to start:
+    /// the connections that are being translated end.
+    #[arg(long)]
+    discard_unknown_layouts: bool,
 
     #[command(flatten)]
     serve: ServeArgs,
@@ -161,6 +177,38 @@ enum Xdp {
     Generic,
     /// Nowhere.
     Off,
+}
+
+impl Xdp {
+    fn mode(self) -> XdpMode {
+        match self {
+            Self::Native => XdpMode::Native,
+            Self::Generic => XdpMode::Generic,
+            Self::Off => XdpMode::Off,
+        }
+    }
+}
+
+/// How programs get to devices beside XDP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Tc {
+    /// By tcx, and where the kernel has none (before Linux 6.6), as with clsact.
+    #[default]
+    Auto,
+    /// By tcx, or not at all.
+    Tcx,
+    /// As filters of the device's clsact qdisc.
+    Clsact,
+}
+
+impl Tc {
+    fn mode(self) -> TcMode {
+        match self {
+            Self::Auto => TcMode::Auto,
+            Self::Tcx => TcMode::Tcx,
+            Self::Clsact => TcMode::Clsact,
+        }
+    }
 }
 
 /// Yes or no.
@@ -192,6 +240,9 @@ pub enum Error {
     /// There is no control group to attach to.
     #[error("no cgroup2 file system is mounted; mount one, or say --socket-lb off")]
     NoCgroup,
+    /// Connections to other nodes cannot come from this address.
+    #[error("--snat-address: {0}: {1}")]
+    SnatAddress(IpAddr, &'static str),
     /// A flag that takes networks has something else.
     #[error("{flag}: {value} is no network, as 192.0.2.0/24 is, nor {words} alone")]
     Network {
@@ -220,16 +271,23 @@ impl RunArgs {
             Some(name) => name,
             None => host_name()?,
         };
+        let node = NodeOptions {
+            // Kubernetes' node names are DNS names, in lower case.
+            name: node_name.to_lowercase(),
+            node_port_addresses: addresses::node_ports(&self.nodeport_addresses)?,
+            localhost_node_ports: self.localhost_nodeports == Switch::On,
+            answers_echo: self.icmp_echo == Switch::On,
+            external_ips: addresses::external_ips(&self.external_ips)?,
+            source_ranges_everywhere: self.source_ranges == SourceRanges::External,
+            snat_addresses: addresses::snat(&self.snat_addresses)?,
+        };
+        let overrides = Overrides {
+            uplinks: self.uplinks,
+            tunnels: self.tunnels,
+            pod_prefixes: self.pod_interfaces,
+        };
         Ok(Options {
-            node: NodeOptions {
-                // Kubernetes' node names are DNS names, in lower case.
-                name: node_name.to_lowercase(),
-                node_port_addresses: addresses::node_ports(&self.nodeport_addresses)?,
-                localhost_node_ports: self.localhost_nodeports == Switch::On,
-                answers_echo: self.icmp_echo == Switch::On,
-                external_ips: addresses::external_ips(&self.external_ips)?,
-                source_ranges_everywhere: self.source_ranges == SourceRanges::External,
-            },
+            node,
             role: Role {
                 // Kubernetes' node names are DNS names, in lower case.
                 node_name: node_name.to_lowercase(),
@@ -250,23 +308,15 @@ impl RunArgs {
             pin_dir: self.pin_dir,
             cgroup,
             own_namespace_only: self.socket_lb == SocketLb::Node,
-            xdp: match self.xdp {
-                Xdp::Native => XdpMode::Native,
-                Xdp::Generic => XdpMode::Generic,
-                Xdp::Off => XdpMode::Off,
-            },
-            overrides: Overrides {
-                uplinks: self.uplinks,
-                tunnels: self.tunnels,
-                pod_prefixes: self.pod_interfaces,
-            },
+            xdp: self.xdp.mode(),
+            tc: self.tc.mode(),
+            reset_vanished_backends: self.reset_vanished_backends,
+            overrides,
             min_sync_period: self.min_sync_period,
-            capacities: Capacities {
-                frontends: self.frontends_max,
-                backends: self.backends_max,
-                slots: self.slots_max,
-                flows: self.flows_max,
-            },
+            empty_guard: self.empty_guard,
+            capacities: self.capacities.capacities(),
+            is_hardened: self.hardening == Switch::On,
+            discards_unknown_layouts: self.discard_unknown_layouts,
             monitor: self.serve.options(),
         })
     }
@@ -305,6 +355,8 @@ fn mount_point(mounts: &str, kind: &str) -> Option<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use lb_common::maps;
+
     use clap::Parser as _;
 
     use super::*;
@@ -332,6 +384,12 @@ mod tests {
     }
 
     #[test]
+    fn s58_connections_outlive_their_backends_unless_told_otherwise() {
+        assert!(!options(&[]).reset_vanished_backends);
+        assert!(options(&["--reset-vanished-backends"]).reset_vanished_backends);
+    }
+
+    #[test]
     fn s62_the_pause_between_updates_can_be_set() {
         let pause = |flags: &[&str]| options(flags).min_sync_period;
         assert_eq!(pause(&[]), Duration::from_millis(100));
@@ -339,6 +397,13 @@ mod tests {
         assert_eq!(pause(&["--min-sync-period", "0"]), Duration::ZERO);
         let line = ["lb-agent", "run", "--min-sync-period", "1h"];
         assert!(Cli::try_parse_from(line).is_err());
+    }
+
+    #[test]
+    fn r15_an_empty_cluster_is_believed_at_once_unless_told_otherwise() {
+        assert_eq!(options(&[]).empty_guard, Duration::ZERO);
+        let guarded = options(&["--empty-guard", "60s"]);
+        assert_eq!(guarded.empty_guard, Duration::from_secs(60));
     }
 
     #[test]
@@ -402,9 +467,12 @@ mod tests {
 
     #[test]
     fn capacities_are_those_of_the_flags() {
-        let specs = options(&["--flows-max", "77"]).capacities.specs();
-        let flows = specs.iter().find(|spec| spec.name == maps::FLOWS);
-        assert_eq!(flows.map(|spec| spec.max_entries), Some(77));
+        let flags = ["--flows-max", "77", "--opening-max", "7"];
+        let specs = options(&flags).capacities.specs();
+        for (map, capacity) in [(maps::FLOWS, 77), (maps::OPENING, 7)] {
+            let spec = specs.iter().find(|spec| spec.name == map);
+            assert_eq!(spec.map(|spec| spec.max_entries), Some(capacity));
+        }
     }
 
     #[test]

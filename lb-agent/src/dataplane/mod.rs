@@ -15,8 +15,8 @@ use lb_common::{
 
 /// The maps that a plan writes.
 ///
-/// Every operation but [`pin_flows`](Self::pin_flows) is one map operation (or, for slots, one
-/// copy into mapped memory); a plan is ordered so that traffic is served correctly between any two of them.
+/// Every operation but [`put_all`](Self::put_all) and [`pin_flows`](Self::pin_flows) is one map
+/// operation (or, for slots, one copy into mapped memory); a plan is ordered so that traffic is served correctly between any two of them.
 pub trait Dataplane {
     /// Inserts or replaces an element.
     ///
@@ -24,6 +24,15 @@ pub trait Dataplane {
     ///
     /// [`Error::Map`] if the kernel refuses, for one because the map is full.
     fn put(&mut self, element: &Element) -> Result<(), Error>;
+
+    /// Inserts or replaces elements of one map, one after the other.
+    ///
+    /// # Errors
+    ///
+    /// Of the first one that is refused; those before it are there.
+    fn put_all(&mut self, elements: &[&Element]) -> Result<(), Error> {
+        elements.iter().try_for_each(|element| self.put(element))
+    }
 
     /// Removes an element; one that is not there is no error.
     ///

@@ -1,21 +1,20 @@
 //! From the model to tables, Service by Service.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::Arc,
 };
 
-use ipnet::IpNet;
-use lb_common::{Addr, FrontendKey, Vip};
+use lb_common::{Addr, FrontendKey, Vip, vip};
 
 use super::{
     Ids, NodeView, PortName, Rejection, Tables,
-    index::Index,
+    index::{Index, Notes},
     nets::service_nets,
     service::{Output, Subject},
 };
-use crate::model::{Model, ObjectName, Service, ServiceKind, Slice};
+use crate::model::{Model, ObjectName, Service, ServiceKind};
 
 /// The tables that serve a model on this node, kept in step with it.
 ///
@@ -26,7 +25,8 @@ use crate::model::{Model, ObjectName, Service, ServiceKind, Slice};
 pub struct Compiler {
     ids: Ids,
     node: NodeView,
-    service_cidrs: BTreeSet<IpNet>,
+    /// What was compiled last.
+    model: Model,
     services: BTreeMap<ObjectName, Entry>,
     /// Who has which cluster address.
     holders: Index<IpAddr>,
@@ -35,7 +35,7 @@ pub struct Compiler {
     /// Who wants which frontend.
     wanted: Index<FrontendKey>,
     /// What Services say of their addresses.
-    noted: HashMap<Addr, BTreeMap<ObjectName, Vip>>,
+    noted: Notes,
     /// Services for whose backends there was no room: tried again each time.
     crowded: BTreeSet<ObjectName>,
     tables: Tables,
@@ -55,31 +55,21 @@ pub struct Changes {
     pub vips: BTreeSet<Addr>,
 }
 
-/// A Service as it was compiled last.
+/// What became of a Service when it was compiled last.
 #[derive(Debug, Default)]
 struct Entry {
-    /// None if it is gone.
-    inputs: Option<Inputs>,
-    cluster_ips: BTreeSet<IpAddr>,
-    external_ips: BTreeSet<IpAddr>,
-    wants: BTreeSet<FrontendKey>,
-    ports: BTreeMap<u32, PortName>,
-    vips: BTreeSet<Addr>,
+    /// The frontends that it has if nobody is before it, in order.
+    wants: Box<[FrontendKey]>,
+    ports: Box<[(u32, Arc<PortName>)]>,
+    vips: Box<[Addr]>,
     rejections: BTreeSet<Rejection>,
-}
-
-/// What a Service's tables follow from.
-#[derive(Debug)]
-struct Inputs {
-    service: Arc<Service>,
-    slices: Vec<Arc<Slice>>,
 }
 
 /// Numbers that are given back once everybody has got theirs.
 #[derive(Debug, Default)]
 struct Turnover {
     settled: Vec<u32>,
-    released: Vec<(u32, PortName)>,
+    released: Vec<(u32, Arc<PortName>)>,
 }
 
 impl Compiler {
@@ -89,12 +79,12 @@ impl Compiler {
         Self {
             ids,
             node: NodeView::default(),
-            service_cidrs: BTreeSet::new(),
+            model: Model::default(),
             services: BTreeMap::new(),
             holders: Index::default(),
             claimants: Index::default(),
             wanted: Index::default(),
-            noted: HashMap::new(),
+            noted: Notes::default(),
             crowded: BTreeSet::new(),
             tables: Tables::default(),
             rejections: BTreeSet::new(),
@@ -116,34 +106,42 @@ impl Compiler {
 
     /// Brings the tables in step with `model` on `node`.
     pub fn update(&mut self, model: &Model, node: &NodeView) -> Changes {
-        let mut dirty = std::mem::take(&mut self.crowded);
-        for (name, inputs) in self.differences(model) {
-            self.services.entry(name.clone()).or_default().inputs = inputs;
-            dirty.insert(name);
-        }
-        if self.first || self.node != *node {
-            self.node = node.clone();
-            self.tables.interfaces.clone_from(&node.interfaces);
-            dirty.extend(self.services.keys().cloned());
-        }
-        if self.first || self.service_cidrs != model.service_cidrs {
-            self.service_cidrs.clone_from(&model.service_cidrs);
-            (self.tables.service_nets, self.nets_rejection) = service_nets(&self.service_cidrs);
-        }
-        self.spread_by_address(&mut dirty);
-        self.spread_by_frontend(&mut dirty);
-
         let (mut changes, mut turnover) = (Changes::default(), Turnover::default());
+        let before = std::mem::replace(&mut self.model, model.clone());
+        let mut dirty = std::mem::take(&mut self.crowded);
+        dirty.extend(self.differences(&before));
+        if self.tables.interfaces != node.interfaces {
+            self.tables.interfaces.clone_from(&node.interfaces);
+        }
+        if self.first || self.is_moved(node) {
+            let before = std::mem::replace(&mut self.node, node.clone());
+            // The devices are in the tables.
+            self.node.interfaces.clear();
+            dirty.extend(self.services.keys().cloned());
+            let addrs = &before.node_port_addresses ^ &node.node_port_addresses;
+            for addr in addrs {
+                self.settle_vip(addr.into(), &mut changes);
+            }
+        }
+        if self.first || before.service_cidrs != model.service_cidrs {
+            (self.tables.service_nets, self.nets_rejection) = service_nets(&model.service_cidrs);
+        }
+        let mut disputed = self.spread_by_address(&before, &mut dirty);
+        disputed.extend(self.spread_by_frontend(&mut dirty));
+        self.spread_by_endpoint(&disputed, &mut dirty);
+
         for name in dirty {
             let Some(mut entry) = self.services.remove(&name) else {
                 continue;
             };
-            let output = match subject(&name, &entry, &self.node, &self.holders) {
+            let subject = subject(&name, &self.model, &self.node, &self.holders);
+            let lives = subject.is_some();
+            let output = match subject {
                 Some(subject) => subject.compile(&self.wanted, &mut self.ids),
                 None => Output::default(),
             };
             self.place(&name, &mut entry, output, &mut changes, &mut turnover);
-            if entry.inputs.is_some() {
+            if lives {
                 self.services.insert(name, entry);
             }
         }
@@ -151,65 +149,103 @@ impl Compiler {
         changes
     }
 
-    /// Services whose objects are not those that were compiled, with those that are now.
-    fn differences(&self, model: &Model) -> Vec<(ObjectName, Option<Inputs>)> {
-        let mut found = Vec::new();
-        // All are in the order of names.
-        let mut known = self.services.iter().peekable();
-        let mut slices = model.slices.iter().peekable();
-        for (name, service) in &model.services {
-            while let Some((gone, _)) = known.next_if(|(known, _)| *known < name) {
-                found.push((gone.clone(), None));
-            }
-            while slices.next_if(|(owner, _)| *owner < name).is_some() {}
-            let slices = slices.next_if(|(owner, _)| *owner == name);
-            let slices = || slices.into_iter().flat_map(|(_, slices)| slices.values());
-            let entry = known.next_if(|(known, _)| *known == name);
-            let inputs = entry.and_then(|(_, entry)| entry.inputs.as_ref());
-            if !inputs.is_some_and(|inputs| inputs.are(service, slices())) {
-                let inputs = Inputs {
-                    service: service.clone(),
-                    slices: slices().cloned().collect(),
-                };
-                found.push((name.clone(), Some(inputs)));
-            }
-        }
-        found.extend(known.map(|(gone, _)| (gone.clone(), None)));
-        found
+    /// Whether the node is another one to its Services. Its devices, which come and go with every pod,
+    /// are nothing to them.
+    fn is_moved(&self, node: &NodeView) -> bool {
+        let NodeView {
+            name,
+            zone,
+            own_addresses,
+            local_addresses,
+            node_port_addresses,
+            pod_networks,
+            localhost_node_ports,
+            answers_echo,
+            source_ranges_everywhere,
+            external_ips,
+            interfaces: _,
+        } = node;
+        let known = &self.node;
+        let addresses = (own_addresses, local_addresses, node_port_addresses);
+        let known_addresses = (
+            &known.own_addresses,
+            &known.local_addresses,
+            &known.node_port_addresses,
+        );
+        (name, zone, pod_networks) != (&known.name, &known.zone, &known.pod_networks)
+            || addresses != known_addresses
+            || *localhost_node_ports != known.localhost_node_ports
+            || *answers_echo != known.answers_echo
+            || *source_ranges_everywhere != known.source_ranges_everywhere
+            || *external_ips != known.external_ips
     }
 
-    /// Adds the Services whose external addresses others have as cluster addresses, or had.
-    fn spread_by_address(&mut self, dirty: &mut BTreeSet<ObjectName>) {
+    /// Services whose objects are not those that were compiled; those that are new have a place
+    /// then.
+    fn differences(&mut self, before: &Model) -> BTreeSet<ObjectName> {
+        let mut changed = before.changed_services(&self.model);
+        for name in &changed {
+            if self.model.services.contains_key(name) {
+                self.services.entry(name.clone()).or_default();
+            }
+        }
+        // Slices of no Service are nobody's.
+        changed.retain(|name| self.services.contains_key(name));
+        changed
+    }
+
+    /// Adds the Services whose external addresses others have as cluster addresses, or had. Returns
+    /// these cluster addresses.
+    fn spread_by_address(
+        &mut self,
+        before: &Model,
+        dirty: &mut BTreeSet<ObjectName>,
+    ) -> BTreeSet<IpAddr> {
         let mut addrs = Vec::new();
         for name in dirty.iter() {
-            let Some(entry) = self.services.get_mut(name) else {
-                continue;
-            };
-            let (cluster_ips, external_ips) = addresses(entry.inputs.as_ref());
-            addrs.extend(self.holders.replace(name, &entry.cluster_ips, &cluster_ips));
-            self.claimants
-                .replace(name, &entry.external_ips, &external_ips);
-            (entry.cluster_ips, entry.external_ips) = (cluster_ips, external_ips);
+            let (old_cluster, old_external) = addresses(before.services.get(name));
+            let (cluster, external) = addresses(self.model.services.get(name));
+            addrs.extend(self.holders.replace(name, &old_cluster, &cluster));
+            self.claimants.replace(name, &old_external, &external);
         }
-        for addr in addrs {
-            dirty.extend(self.claimants.of(addr).cloned());
+        for addr in &addrs {
+            dirty.extend(self.claimants.of(*addr).cloned());
         }
+        addrs.into_iter().collect()
     }
 
-    /// Adds the Services that want a frontend that a Service newly wants, or no longer.
-    fn spread_by_frontend(&mut self, dirty: &mut BTreeSet<ObjectName>) {
+    /// Adds the Services that want a frontend that a Service newly wants, or no longer. Returns these
+    /// frontends' addresses.
+    fn spread_by_frontend(&mut self, dirty: &mut BTreeSet<ObjectName>) -> BTreeSet<IpAddr> {
         let mut keys = Vec::new();
         for name in dirty.iter() {
             let Some(entry) = self.services.get_mut(name) else {
                 continue;
             };
-            let subject = subject(name, entry, &self.node, &self.holders);
+            let subject = subject(name, &self.model, &self.node, &self.holders);
             let wants = subject.map(|subject| subject.wants()).unwrap_or_default();
+            let wants: Box<[_]> = wants.into_iter().collect();
             keys.extend(self.wanted.replace(name, &entry.wants, &wants));
             entry.wants = wants;
         }
-        for key in keys {
-            dirty.extend(self.wanted.of(key).cloned());
+        for key in &keys {
+            dirty.extend(self.wanted.of(*key).cloned());
+        }
+        let addrs = keys.into_iter().map(|key| key.addr.to_ip());
+        addrs.filter(|addr| !self.node.has(*addr)).collect()
+    }
+
+    /// Adds the Services that have endpoints at `addrs`. A search through all of them: who may write
+    /// a slice may name any address, and an index would be as large as the model.
+    fn spread_by_endpoint(&self, addrs: &BTreeSet<IpAddr>, dirty: &mut BTreeSet<ObjectName>) {
+        if addrs.is_empty() || self.first {
+            return;
+        }
+        for (name, slices) in &self.model.slices {
+            let mut endpoints = slices.values().flat_map(|slice| &slice.endpoints);
+            if !dirty.contains(name) && endpoints.any(|endpoint| addrs.contains(&endpoint.addr)) {
+                dirty.insert(name.clone());
+            }
         }
     }
 
@@ -235,17 +271,18 @@ impl Compiler {
         entry.rejections = rejections;
         self.place_vips(name, entry, &vips, changes);
 
-        let mut before = std::mem::take(&mut entry.ports);
+        let mut before: BTreeMap<_, _> = std::mem::take(&mut entry.ports).into_iter().collect();
+        let mut now = Vec::with_capacity(kept.len() + ports.len());
         for (id, port_name) in kept {
             before.remove(&id);
             self.crowded.insert(name.clone());
             self.tables.ports.remove(&id);
             self.tables.kept.insert(id);
-            entry.ports.insert(id, port_name);
+            now.push((id, port_name));
         }
         for (id, port) in ports {
             before.remove(&id);
-            entry.ports.insert(id, port.name.clone());
+            now.push((id, port.name.clone()));
             self.tables.kept.remove(&id);
             if self.tables.ports.get(&id) != Some(&port) {
                 self.tables.ports.insert(id, port);
@@ -253,6 +290,7 @@ impl Compiler {
             }
             turnover.settled.push(id);
         }
+        entry.ports = now.into();
         for (id, port_name) in before {
             self.tables.kept.remove(&id);
             self.tables.ports.remove(&id);
@@ -268,27 +306,29 @@ impl Compiler {
         vips: &BTreeMap<Addr, Vip>,
         changes: &mut Changes,
     ) {
-        let now: BTreeSet<Addr> = vips.keys().copied().collect();
-        for addr in entry.vips.union(&now) {
-            let noted = self.noted.entry(*addr).or_default();
-            match vips.get(addr) {
-                Some(vip) => noted.insert(name.clone(), *vip),
-                None => noted.remove(name),
-            };
-            let flags = noted.values().fold(0, |flags, vip| flags | vip.flags);
-            let vip = (!noted.is_empty()).then_some(Vip { flags });
-            if noted.is_empty() {
-                self.noted.remove(addr);
-            }
-            let before = match vip {
-                Some(vip) => self.tables.vips.insert(*addr, vip),
-                None => self.tables.vips.remove(addr),
-            };
-            if before != vip {
-                changes.vips.insert(*addr);
-            }
+        let before = std::mem::take(&mut entry.vips);
+        let gone = before.iter().filter(|addr| !vips.contains_key(addr));
+        for addr in gone.chain(vips.keys()) {
+            self.noted.note(*addr, name, vips.get(addr).copied());
+            self.settle_vip(*addr, changes);
         }
-        entry.vips = now;
+        entry.vips = vips.keys().copied().collect();
+    }
+
+    /// Puts into the table what Services say of an address, and that it is the node's own.
+    fn settle_vip(&mut self, addr: Addr, changes: &mut Changes) {
+        let noted = self.noted.of(addr);
+        let is_own = self.node.node_port_addresses.contains(&addr.to_ip());
+        let own = is_own.then_some(vip::flags::NODE);
+        let flags = noted.map(|vip| vip.flags).chain(own).reduce(|a, b| a | b);
+        let vip = flags.map(|flags| Vip { flags });
+        let before = match vip {
+            Some(vip) => self.tables.vips.insert(addr, vip),
+            None => self.tables.vips.remove(&addr),
+        };
+        if before != vip {
+            changes.vips.insert(addr);
+        }
     }
 
     /// Gives back the numbers that nobody uses any more. Not before everybody has got his: what is
@@ -310,51 +350,29 @@ impl Compiler {
     }
 }
 
-impl Inputs {
-    fn are<'a>(
-        &self,
-        service: &Arc<Service>,
-        mut slices: impl Iterator<Item = &'a Arc<Slice>>,
-    ) -> bool {
-        let mut ours = self.slices.iter();
-        let same = |one| slices.next().is_some_and(|other| is_same(one, other));
-        is_same(&self.service, service) && ours.all(same) && slices.next().is_none()
-    }
-}
-
-/// Whether two objects are equal; sources share those that are.
-fn is_same<T: PartialEq>(one: &Arc<T>, other: &Arc<T>) -> bool {
-    Arc::ptr_eq(one, other) || one == other
-}
-
 fn subject<'a>(
     name: &'a ObjectName,
-    entry: &'a Entry,
+    model: &'a Model,
     node: &'a NodeView,
     holders: &'a Index<IpAddr>,
 ) -> Option<Subject<'a>> {
-    let Inputs { service, slices } = entry.inputs.as_ref()?;
     Some(Subject {
         name,
-        service,
-        slices,
+        service: model.services.get(name)?,
+        slices: model.slices.get(name),
         node,
         holders,
     })
 }
 
 /// Cluster addresses, and those from outside.
-fn addresses(inputs: Option<&Inputs>) -> (BTreeSet<IpAddr>, BTreeSet<IpAddr>) {
-    let service = inputs.map(|inputs| &inputs.service);
+fn addresses(service: Option<&Arc<Service>>) -> (Vec<IpAddr>, Vec<IpAddr>) {
     let Some(service) = service.filter(|service| service.kind != ServiceKind::ExternalName) else {
         return Default::default();
     };
     let external = service.external_ips.iter();
     let external = external.chain(&service.load_balancer_ips);
-    (
-        service.cluster_ips.iter().copied().collect(),
-        external.copied().collect(),
-    )
+    (service.cluster_ips.clone(), external.copied().collect())
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::{
 use lb_common::{Protocol, backend::sets};
 
 use super::{NodeView, Scope};
-use crate::model::{Endpoint, Slice};
+use crate::model::{Endpoint, Names, Slice};
 
 /// An endpoint of one Service port.
 #[derive(Clone, Copy, Debug)]
@@ -141,7 +141,7 @@ enum Preference<'a> {
 impl<'a> Preference<'a> {
     fn new(found: &Candidates<'_>, node: &'a NodeView) -> Self {
         let ready = || found.values().filter(|c| c.is_ready()).map(|c| c.endpoint);
-        let all_say = |hints: fn(&Endpoint) -> &BTreeSet<String>, ours: &str| {
+        let all_say = |hints: fn(&Endpoint) -> &Names, ours: &str| {
             ready().all(|endpoint| !hints(endpoint).is_empty())
                 && ready().any(|endpoint| hints(endpoint).contains(ours))
         };
@@ -165,7 +165,8 @@ impl<'a> Preference<'a> {
 
 /// Whether packets may be sent to this address on a Service's behalf. A slice that anybody with
 /// rights in a namespace may write must not reach the node itself (CVE-2021-25737).
-pub(super) fn is_allowed(addr: IpAddr) -> bool {
+#[must_use]
+pub fn is_allowed(addr: IpAddr) -> bool {
     let link_local = match addr {
         IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
         IpAddr::V6(v6) => v6.is_unicast_link_local(),

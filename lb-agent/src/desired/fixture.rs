@@ -1,10 +1,6 @@
 //! Services, endpoints and nodes for tests.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use lb_common::{FrontendKey, protocol};
 use proptest::prelude::*;
@@ -25,10 +21,7 @@ pub(super) fn ip(addr: &str) -> IpAddr {
 }
 
 pub(super) fn name(name: &str) -> ObjectName {
-    ObjectName {
-        namespace: "default".into(),
-        name: name.into(),
-    }
+    ObjectName::new("default", name)
 }
 
 /// `web`, for TCP at [`CLUSTER_IP`] and port 80, of type `ClusterIP`.
@@ -65,8 +58,8 @@ pub(super) fn endpoint(addr: &str) -> Endpoint {
         serving: true,
         terminating: false,
         node: Some("there".into()),
-        for_zones: BTreeSet::new(),
-        for_nodes: BTreeSet::new(),
+        for_zones: Default::default(),
+        for_nodes: Default::default(),
     }
 }
 
@@ -136,7 +129,7 @@ pub(super) fn model<'a>(
 ) -> Model {
     let mut model = Model::default();
     for (short, service, endpoints) in services {
-        let slices = BTreeMap::from([("a".to_owned(), Arc::new(slice(endpoints)))]);
+        let slices = [("a", Arc::new(slice(endpoints)))].into();
         model.slices.insert(name(short), slices);
         model.services.insert(name(short), Arc::new(service));
     }
@@ -287,19 +280,24 @@ fn service_ports() -> impl Strategy<Value = ServicePort> {
 
 fn endpoints() -> impl Strategy<Value = Endpoint> {
     let addrs = ["10.244.2.1", "10.244.2.2", "10.244.2.3", "fd00:10:244::1"];
-    let addr = prop::sample::select(addrs.to_vec());
-    (addr, any::<bool>(), any::<bool>(), 0..4_u8).prop_map(|(addr, local, hinted, state)| {
+    let services = ["10.96.0.1", "10.96.0.2", "203.0.113.1"];
+    let addr = prop::sample::select([&addrs[..], &addrs, &services].concat());
+    (addr, any::<bool>(), any::<bool>(), 0..5_u8).prop_map(|(addr, local, hinted, state)| {
         let mut endpoint = if local {
             local_endpoint(addr)
         } else {
             endpoint(addr)
         };
         if hinted {
-            endpoint.for_zones.insert("a".into());
+            endpoint.for_zones = ["a"].into_iter().collect();
         }
         match state {
             0 => terminating(endpoint),
             1 => failing(endpoint),
+            2 => Endpoint {
+                node: None,
+                ..endpoint
+            },
             _ => endpoint,
         }
     })

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::endpoints::{Candidates, candidates, is_allowed};
-use crate::model::{Model, ObjectName, Service, ServiceKind, ServicePort, TrafficPolicy};
+use crate::model::{Model, ObjectName, Service, ServiceKind, ServicePort, Slices, TrafficPolicy};
 
 /// A Service whose presence on this node a load balancer checks (items 51 and 52).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,34 +33,100 @@ impl LocalReady {
     }
 }
 
-/// The Services with a health check node port, and how many endpoints this node has for each.
-///
-/// Counted are different addresses over all ports of the Service that are ready. One that
-/// terminates does not count, even where it is published as ready: the load balancer is to send
-/// nothing more here.
-#[must_use]
-pub fn local_ready_endpoints(model: &Model, node_name: &str) -> BTreeMap<ObjectName, LocalReady> {
-    let checked = model.services.iter().filter(|(_, service)| {
-        service.kind == ServiceKind::LoadBalancer
-            && service.external_policy == TrafficPolicy::Local
-            && service.health_check_node_port != 0
-            && !service.cluster_ips.is_empty()
-    });
-    checked
-        .map(|(name, service)| {
-            let family = |is_v4: bool| {
-                let mut ips = service.cluster_ips.iter();
-                ips.any(|ip| ip.is_ipv4() == is_v4)
-                    .then(|| ready(model, name, service, is_v4, node_name).len())
-            };
-            let entry = LocalReady {
-                port: service.health_check_node_port,
-                ipv4: family(true),
-                ipv6: family(false),
-            };
-            (name.clone(), entry)
+/// What this node's own endpoints are to the Services, kept in step with a model.
+#[derive(Clone, Debug)]
+pub struct LocalEndpoints {
+    node_name: String,
+    /// What was looked at last.
+    model: Model,
+    checked: BTreeMap<ObjectName, LocalReady>,
+    /// Services that drop traffic here, by family: IPv4 first.
+    unserved: [BTreeMap<ObjectName, NoLocalEndpoints>; 2],
+}
+
+impl LocalEndpoints {
+    /// There are no Services yet.
+    #[must_use]
+    pub fn new(node_name: impl Into<String>) -> Self {
+        Self {
+            node_name: node_name.into(),
+            model: Model::default(),
+            checked: BTreeMap::new(),
+            unserved: Default::default(),
+        }
+    }
+
+    /// Looks at the Services that are not as they were.
+    pub fn update(&mut self, model: &Model) {
+        for name in self.model.changed_services(model) {
+            let node = &self.node_name;
+            let service = model.services.get(&name);
+            let checked = service.and_then(|service| local_ready(model, &name, service, node));
+            set(&mut self.checked, &name, checked);
+            for (unserved, is_v4) in self.unserved.iter_mut().zip([true, false]) {
+                let counts = service.map(|service| no_local(model, &name, service, node, is_v4));
+                set(
+                    unserved,
+                    &name,
+                    counts.filter(|counts| *counts != NoLocalEndpoints::default()),
+                );
+            }
+        }
+        self.model = model.clone();
+    }
+
+    /// The Services with a health check node port, and how many endpoints this node has for each.
+    ///
+    /// Counted are different addresses over all ports of the Service that are ready. One that
+    /// terminates does not count, even where it is published as ready: the load balancer is to send
+    /// nothing more here.
+    #[must_use]
+    pub fn checked(&self) -> &BTreeMap<ObjectName, LocalReady> {
+        &self.checked
+    }
+
+    /// How many Service ports of a family have endpoints, and none of them on this node.
+    #[must_use]
+    pub fn unserved(&self, is_v4: bool) -> NoLocalEndpoints {
+        let [v4, v6] = &self.unserved;
+        let unserved = if is_v4 { v4 } else { v6 };
+        let counts = unserved.values();
+        counts.fold(NoLocalEndpoints::default(), |sum, counts| {
+            NoLocalEndpoints {
+                internal: sum.internal + counts.internal,
+                external: sum.external + counts.external,
+            }
         })
-        .collect()
+    }
+}
+
+fn set<V>(map: &mut BTreeMap<ObjectName, V>, name: &ObjectName, value: Option<V>) {
+    match value {
+        Some(value) => map.insert(name.clone(), value),
+        None => map.remove(name),
+    };
+}
+
+fn local_ready(
+    model: &Model,
+    name: &ObjectName,
+    service: &Service,
+    node: &str,
+) -> Option<LocalReady> {
+    let is_checked = service.kind == ServiceKind::LoadBalancer
+        && service.external_policy == TrafficPolicy::Local
+        && service.health_check_node_port != 0
+        && !service.cluster_ips.is_empty();
+    let family = |is_v4: bool| {
+        let mut ips = service.cluster_ips.iter();
+        ips.any(|ip| ip.is_ipv4() == is_v4)
+            .then(|| ready(model, name, service, is_v4, node).len())
+    };
+    is_checked.then(|| LocalReady {
+        port: service.health_check_node_port,
+        ipv4: family(true),
+        ipv6: family(false),
+    })
 }
 
 fn ready(
@@ -91,24 +157,26 @@ pub struct NoLocalEndpoints {
     pub external: usize,
 }
 
-/// How many Service ports of a family have endpoints, and none of them on this node.
-#[must_use]
-pub fn no_local_endpoints(model: &Model, node_name: &str, is_v4: bool) -> NoLocalEndpoints {
+fn no_local(
+    model: &Model,
+    name: &ObjectName,
+    service: &Service,
+    node: &str,
+    is_v4: bool,
+) -> NoLocalEndpoints {
     let mut counts = NoLocalEndpoints::default();
-    for (name, service) in &model.services {
-        let internal = service.internal_policy == TrafficPolicy::Local;
-        let external = service.external_policy == TrafficPolicy::Local && is_external(service);
-        let has_family = service.cluster_ips.iter().any(|ip| ip.is_ipv4() == is_v4);
-        if !(internal || external) || !has_family || service.kind == ServiceKind::ExternalName {
-            continue;
-        }
-        for port in &service.ports {
-            let found = found(model, name, port, is_v4, node_name);
-            let is_served = |local: bool| found.values().any(|c| c.local >= local && c.is_usable());
-            if is_served(false) && !is_served(true) {
-                counts.internal += usize::from(internal);
-                counts.external += usize::from(external);
-            }
+    let internal = service.internal_policy == TrafficPolicy::Local;
+    let external = service.external_policy == TrafficPolicy::Local && is_external(service);
+    let has_family = service.cluster_ips.iter().any(|ip| ip.is_ipv4() == is_v4);
+    if !(internal || external) || !has_family || service.kind == ServiceKind::ExternalName {
+        return counts;
+    }
+    for port in &service.ports {
+        let found = found(model, name, port, is_v4, node);
+        let is_served = |local: bool| found.values().any(|c| c.local >= local && c.is_usable());
+        if is_served(false) && !is_served(true) {
+            counts.internal += usize::from(internal);
+            counts.external += usize::from(external);
         }
     }
     counts
@@ -127,11 +195,7 @@ fn found<'m>(
     is_v4: bool,
     node: &str,
 ) -> Candidates<'m> {
-    let slices = model
-        .slices
-        .get(name)
-        .into_iter()
-        .flat_map(BTreeMap::values);
+    let slices = model.slices.get(name).into_iter().flat_map(Slices::values);
     let slices = slices.map(AsRef::as_ref);
     let mut found = candidates(slices, &port.name, port.protocol, is_v4, node);
     found.retain(|(addr, _), _| is_allowed(*addr));
@@ -148,10 +212,7 @@ mod tests {
     use crate::model::{Endpoint, Slice, SlicePort};
 
     fn name() -> ObjectName {
-        ObjectName {
-            namespace: "default".into(),
-            name: "etl".into(),
-        }
+        ObjectName::new("default", "etl")
     }
 
     /// A dual-stack load balancer's Service with the ports `a` and `b`, for this node's endpoints.
@@ -186,8 +247,8 @@ mod tests {
             serving: true,
             terminating: false,
             node: Some(node.into()),
-            for_zones: BTreeSet::new(),
-            for_nodes: BTreeSet::new(),
+            for_zones: Default::default(),
+            for_nodes: Default::default(),
         }
     }
 
@@ -207,15 +268,23 @@ mod tests {
     fn model(service: Service, slices: impl IntoIterator<Item = Arc<Slice>>) -> Model {
         let names = (0..).map(|number: u32| number.to_string());
         Model {
-            services: BTreeMap::from([(name(), Arc::new(service))]),
-            slices: BTreeMap::from([(name(), names.zip(slices).collect())]),
+            services: [(name(), Arc::new(service))].into_iter().collect(),
+            slices: [(name(), names.zip(slices).collect::<Slices>())]
+                .into_iter()
+                .collect(),
             ..Model::default()
         }
     }
 
+    fn looked_at(model: &Model) -> LocalEndpoints {
+        let mut local = LocalEndpoints::new("here");
+        local.update(model);
+        local
+    }
+
     #[track_caller]
     fn check(slices: impl IntoIterator<Item = Arc<Slice>>, v4: usize, v6: usize) {
-        let found = local_ready_endpoints(&model(service(), slices), "here");
+        let found = looked_at(&model(service(), slices)).checked().clone();
         let expected = LocalReady {
             port: 32_000,
             ipv4: Some(v4),
@@ -272,7 +341,7 @@ mod tests {
         for change in changes {
             let mut service = service();
             change(&mut service);
-            let found = local_ready_endpoints(&model(service, []), "here");
+            let found = looked_at(&model(service, [])).checked().clone();
             assert_eq!(found, BTreeMap::new());
         }
     }
@@ -297,14 +366,14 @@ mod tests {
         let elsewhere = || slice(&["a", "b"], vec![endpoint("10.0.0.1", "there")]);
         let mut both = service();
         both.internal_policy = TrafficPolicy::Local;
-        let counted = |model: &Model| no_local_endpoints(model, "here", true);
+        let counted = |model: &Model| looked_at(model).unserved(true);
         let expected = NoLocalEndpoints {
             internal: 2,
             external: 2,
         };
         assert_eq!(counted(&model(both.clone(), [elsewhere()])), expected);
         assert_eq!(
-            no_local_endpoints(&model(both.clone(), [elsewhere()]), "here", false),
+            looked_at(&model(both.clone(), [elsewhere()])).unserved(false),
             NoLocalEndpoints::default(),
             "no endpoint at all is another matter"
         );
@@ -317,5 +386,23 @@ mod tests {
         let here = slice(&["a", "b"], vec![endpoint("10.0.0.2", "here")]);
         let served = counted(&model(both, [elsewhere(), here]));
         assert_eq!(served, NoLocalEndpoints::default());
+    }
+
+    #[test]
+    fn s69_what_is_no_more_is_not_counted() {
+        let mut internal = service();
+        internal.internal_policy = TrafficPolicy::Local;
+        let elsewhere = slice(&["a", "b"], vec![endpoint("10.0.0.1", "there")]);
+        let here = slice(&["a", "b"], vec![endpoint("10.0.0.1", "here")]);
+        let mut local = looked_at(&model(internal.clone(), [elsewhere.clone()]));
+        assert_eq!(local.unserved(true).internal, 2);
+        local.update(&model(internal.clone(), [here]));
+        assert_eq!(local.unserved(true), NoLocalEndpoints::default());
+        assert_eq!(local.checked()[&name()].ipv4, Some(1));
+        local.update(&model(internal, [elsewhere]));
+        assert_eq!(local.unserved(true).internal, 2);
+        local.update(&Model::default());
+        assert_eq!(local.unserved(true), NoLocalEndpoints::default());
+        assert_eq!(local.checked(), &BTreeMap::new());
     }
 }

@@ -1,6 +1,9 @@
 //! Numbers for Service ports and backends, the same for as long as what they stand for lives.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
 
 use lb_common::{Addr, Backend, BackendRef, Frontend, FrontendKey, SourceRange};
 
@@ -19,7 +22,7 @@ pub struct Full;
 /// Service port, address and port.
 #[derive(Clone, Debug)]
 pub struct Ids {
-    ports: HashMap<PortName, u32>,
+    ports: HashMap<Arc<PortName>, u32>,
     /// Numbers of an earlier run, by frontend, and those of them that have been claimed.
     known: BTreeMap<FrontendKey, u32>,
     claimed: HashSet<u32>,
@@ -99,7 +102,7 @@ impl Ids {
     /// The number of a Service port that has these frontends.
     pub fn port<'a>(
         &mut self,
-        name: &PortName,
+        name: &Arc<PortName>,
         frontends: impl IntoIterator<Item = &'a FrontendKey>,
     ) -> u32 {
         if let Some(id) = self.ports.get(name) {
@@ -212,16 +215,13 @@ mod tests {
         Ipv4Addr::new(10, 0, 0, last).into()
     }
 
-    fn name(name: &str) -> PortName {
-        PortName {
-            service: ObjectName {
-                namespace: "default".into(),
-                name: name.into(),
-            },
+    fn name(name: &str) -> Arc<PortName> {
+        Arc::new(PortName {
+            service: ObjectName::new("default", name),
             port: String::new(),
             protocol: 6,
             is_v4: true,
-        }
+        })
     }
 
     fn backend(service: u32, last: u8) -> Backend {

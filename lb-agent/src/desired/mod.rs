@@ -16,6 +16,7 @@ mod service;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    sync::Arc,
 };
 
 use lb_common::{
@@ -25,12 +26,16 @@ use lb_common::{
 
 pub use self::{
     compile::{Changes, Compiler},
-    health::{LocalReady, NoLocalEndpoints, local_ready_endpoints, no_local_endpoints},
+    endpoints::is_allowed,
+    health::{LocalEndpoints, LocalReady, NoLocalEndpoints},
     ids::{Full, Ids},
     node::{ExternalIps, NodePortAddresses, NodeView},
 };
-use crate::model::ObjectName;
 pub use crate::model::Rejection;
+use crate::{
+    flat::{FlatMap, FlatSet},
+    model::ObjectName,
+};
 
 /// The content of the maps, before it is laid out in them.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -52,17 +57,17 @@ pub struct Tables {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Port {
     /// Whose port it is.
-    pub name: PortName,
+    pub name: Arc<PortName>,
     /// Every endpoint that the slices name, in a set or not.
-    pub backends: BTreeMap<u32, Backend>,
+    pub backends: FlatMap<u32, Backend>,
     /// Backends that traffic of policy `Cluster` may reach.
     pub cluster: Members,
     /// Backends that traffic of policy `Local` may reach.
     pub local: Members,
     /// What clients dial.
-    pub frontends: BTreeMap<FrontendKey, FrontendSpec>,
+    pub frontends: FlatMap<FrontendKey, FrontendSpec>,
     /// Whose connections the frontends with the flag `SOURCE_RANGES` take.
-    pub source_ranges: BTreeSet<SourceRange>,
+    pub source_ranges: FlatSet<SourceRange>,
 }
 
 impl Port {
@@ -77,7 +82,7 @@ impl Port {
 }
 
 /// References to the backends of one look-up table.
-pub type Members = BTreeSet<BackendRef>;
+pub type Members = FlatSet<BackendRef>;
 
 /// Which of a port's two sets of backends serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use lb_common::{Addr, FrontendKey, SourceRange, frontend::flags};
 
 use super::{FrontendSpec, NodeView};
-use crate::model::Service;
+use crate::{flat::FlatSet, model::Service};
 
 /// The source ranges of a Service in one family.
 #[derive(Clone, Debug, Default)]
@@ -53,7 +53,7 @@ impl Filter {
         &self,
         id: u32,
         frontends: impl IntoIterator<Item = (&'a FrontendKey, &'a FrontendSpec)>,
-    ) -> BTreeSet<SourceRange> {
+    ) -> FlatSet<SourceRange> {
         let mut vips = frontends
             .into_iter()
             .filter(|(_, spec)| {
@@ -62,7 +62,7 @@ impl Filter {
             .map(|(key, _)| key.addr)
             .peekable();
         if self.ranges.is_empty() {
-            return BTreeSet::new();
+            return FlatSet::default();
         }
         let ranges = self.ranges.iter().map(|range| key(id, range));
         if self.node_denied || vips.peek().is_none() {

@@ -7,7 +7,8 @@ use std::{
 };
 
 use lb_common::{
-    Addr, Backend, BackendState, FrontendKey, Vip, backend::sets, frontend::flags, protocol, vip,
+    Addr, Backend, BackendState, FrontendKey, Protocol, Vip, backend::sets, frontend::flags,
+    protocol, vip,
 };
 
 use super::{
@@ -17,14 +18,18 @@ use super::{
     index::Index,
     ranges::Filter,
 };
-use crate::model::{Cause, ObjectName, Service, ServiceKind, ServicePort, Slice};
+use crate::{
+    flat::FlatMap,
+    model::{Cause, ObjectName, Service, ServiceKind, ServicePort, Slices},
+};
 
 /// A Service, and what its tables follow from.
 #[derive(Clone, Copy)]
 pub(super) struct Subject<'a> {
     pub(super) name: &'a ObjectName,
     pub(super) service: &'a Service,
-    pub(super) slices: &'a [Arc<Slice>],
+    /// None is as good as an empty set.
+    pub(super) slices: Option<&'a Slices>,
     pub(super) node: &'a NodeView,
     /// Who has which cluster address.
     pub(super) holders: &'a Index<IpAddr>,
@@ -35,14 +40,14 @@ pub(super) struct Subject<'a> {
 pub(super) struct Output {
     pub(super) ports: BTreeMap<u32, Port>,
     /// Ports for whose backends there is no room.
-    pub(super) kept: BTreeMap<u32, PortName>,
+    pub(super) kept: BTreeMap<u32, Arc<PortName>>,
     pub(super) vips: BTreeMap<Addr, Vip>,
     pub(super) rejections: BTreeSet<Rejection>,
 }
 
 /// A port before it is known what other Services want.
 struct Outline<'a> {
-    name: PortName,
+    name: Arc<PortName>,
     found: Candidates<'a>,
     wanted: Vec<(FrontendKey, FrontendSpec)>,
     filter: Filter,
@@ -109,19 +114,20 @@ impl<'a> Subject<'a> {
         dialled: &Dialled<'_>,
         refusals: &mut Vec<Refusal>,
     ) -> Outline<'a> {
-        let slices = self.slices.iter().map(AsRef::as_ref);
+        let slices = self.slices.into_iter().flat_map(Slices::values);
+        let slices = slices.map(AsRef::as_ref);
         let node = &self.node.name;
         let mut found = candidates(slices, &port.name, port.protocol, is_v4, node);
         drop_forbidden(&mut found, refusals);
         let mut wanted = dialled.wanted(port);
         drop_impossible(&mut wanted, &found, refusals);
         Outline {
-            name: PortName {
+            name: Arc::new(PortName {
                 service: self.name.clone(),
                 port: port.name.clone(),
                 protocol: port.protocol,
                 is_v4,
-            },
+            }),
             found,
             wanted,
             filter: dialled.filter.clone(),
@@ -138,10 +144,13 @@ impl<'a> Subject<'a> {
     ) {
         let Outline {
             name,
-            found,
+            mut found,
             wanted: specs,
             filter,
         } = outline;
+        for refusal in self.drop_loops(&mut found, name.protocol, wanted) {
+            output.rejections.insert(rejection(self.name, refusal));
+        }
         let mut frontends = BTreeMap::new();
         for (key, spec) in specs {
             let owner = wanted.first(key).unwrap_or(self.name);
@@ -161,14 +170,15 @@ impl<'a> Subject<'a> {
                 spec.flags |= flags::HAS_ENDPOINTS;
             }
         }
+        let frontends: FlatMap<_, _> = frontends.into_iter().collect();
         self.note_frontends(output, &frontends);
         let id = ids.port(&name, frontends.keys());
         let mut port = Port {
             name,
-            backends: BTreeMap::new(),
-            cluster: Members::new(),
-            local: Members::new(),
-            source_ranges: filter.keys(id, &frontends),
+            backends: FlatMap::default(),
+            cluster: Members::default(),
+            local: Members::default(),
+            source_ranges: filter.keys(id, frontends.iter()),
             frontends,
         };
         match self.fill(id, &mut port, &found, ids) {
@@ -184,6 +194,30 @@ impl<'a> Subject<'a> {
         }
     }
 
+    /// Leaves out endpoints that are Services themselves: packets for them would come back to be
+    /// translated again, and so on (CVE-2021-25737). An external address may be a node's, too, where
+    /// the endpoint listens: whoever names that node means it.
+    fn drop_loops(
+        &self,
+        found: &mut Candidates<'_>,
+        protocol: Protocol,
+        wanted: &Index<FrontendKey>,
+    ) -> Vec<Refusal> {
+        let mut refusals = Vec::new();
+        found.retain(|(addr, number), candidate| {
+            let key = || FrontendKey::new((*addr).into(), *number, protocol);
+            let is_elsewhere = candidate.endpoint.node.is_none() && !self.node.has(*addr);
+            let service = self.holders.first(*addr);
+            let service = service.or_else(|| wanted.first(key()).filter(|_| is_elsewhere));
+            if let Some(service) = service {
+                let reason = format!("endpoint {addr}:{number}: an address of {service}");
+                refusals.push(("", Cause::InvalidEndpointAddress, reason));
+            }
+            service.is_none()
+        });
+        refusals
+    }
+
     /// Puts endpoints into a port's sets. A set that no client uses stays empty (item 15).
     fn fill(
         &self,
@@ -196,15 +230,17 @@ impl<'a> Subject<'a> {
         let used: BTreeSet<Scope> = specs.flat_map(|spec| [spec.outside, spec.inside]).collect();
         let members = memberships(found, &used, self.node);
         let any_serves = found.values().any(|candidate| candidate.endpoint.serving);
+        let mut backends = Vec::with_capacity(found.len());
+        let (mut cluster, mut local) = (Vec::new(), Vec::new());
         for (key, candidate) in found {
             let (addr, number) = (Addr::from(key.0), key.1);
             let reference = ids.backend(id, addr, number)?;
             let member_of = members.get(key).copied().unwrap_or(0);
             if member_of & sets::CLUSTER != 0 {
-                port.cluster.insert(reference);
+                cluster.push(reference);
             }
             if member_of & sets::LOCAL != 0 {
-                port.local.insert(reference);
+                local.push(reference);
             }
             // A flow of UDP leaves an endpoint that does not serve, if another one does (item 59).
             let serves = candidate.endpoint.serving || !any_serves;
@@ -227,14 +263,16 @@ impl<'a> Subject<'a> {
                 sets: member_of,
                 pad: 0,
             };
-            port.backends.insert(reference.index(), backend);
+            backends.push((reference.index(), backend));
         }
+        port.backends = backends.into_iter().collect();
+        (port.cluster, port.local) = (cluster.into_iter().collect(), local.into_iter().collect());
         Ok(())
     }
 
     /// Notes the addresses that clients dial.
-    fn note_frontends(&self, output: &mut Output, frontends: &BTreeMap<FrontendKey, FrontendSpec>) {
-        for (key, spec) in frontends {
+    fn note_frontends(&self, output: &mut Output, frontends: &FlatMap<FrontendKey, FrontendSpec>) {
+        for (key, spec) in frontends.iter() {
             let has = |flag| spec.flags & flag != 0;
             if !has(flags::NODE_PORT) {
                 let served = if self.node.answers_echo && has(flags::HAS_ENDPOINTS) {

@@ -161,10 +161,7 @@ mod tests {
     ];
 
     fn name(name: &str) -> ObjectName {
-        ObjectName {
-            namespace: "default".into(),
-            name: name.into(),
-        }
+        ObjectName::new("default", name)
     }
 
     fn local(services: &[(&str, u16, usize)]) -> BTreeMap<ObjectName, LocalReady> {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use lb_common::{Addr, Interface, Role};
+use lb_common::{Addr, Interface, Role, interface::flags};
 
 use super::{Device, State};
 
@@ -19,6 +19,8 @@ pub enum Kind {
     Overlay,
     /// A switch in software.
     Bridge,
+    /// The untagged side of a VLAN on another device.
+    Vlan,
     /// Anything else: NICs, bonds, the loopback device.
     Other,
 }
@@ -39,6 +41,9 @@ pub struct Link {
     pub link_netnsid: Option<i32>,
     /// Interface index of the bridge (or bond) that it is a port of.
     pub master: Option<u32>,
+    /// Whether what it passes on between its ports, if it is a bridge, goes through netfilter: IPv4,
+    /// and IPv6.
+    pub filters: [bool; 2],
     /// Its addresses in the kernel's order.
     pub addresses: Vec<AddressFacts>,
 }
@@ -88,7 +93,7 @@ pub fn classify(links: &[Link], default_routes: &BTreeSet<u32>, overrides: &Over
         let role = overrides
             .role(link)
             .or_else(|| discovered(link, default_routes).filter(|role| overrides.searches(*role)));
-        let interface = role.and_then(|role| interface(link, role));
+        let interface = role.and_then(|role| interface(link, role, links));
         if let (Some(Role::Uplink), Some(interface)) = (role, interface) {
             let primary = [interface.snat4, interface.snat6];
             let known = primary.into_iter().filter(|a| *a != Addr::UNSPECIFIED);
@@ -101,6 +106,7 @@ pub fn classify(links: &[Link], default_routes: &BTreeSet<u32>, overrides: &Over
             name: link.name.clone(),
             role,
             interface,
+            vlan: link.kind == Kind::Vlan,
         };
         state.devices.insert(link.index, device);
     }
@@ -152,20 +158,38 @@ fn discovered(link: &Link, default_routes: &BTreeSet<u32>) -> Option<Role> {
     match link.kind {
         Kind::Veth => link.link_netnsid.is_some().then_some(Role::Pod),
         Kind::Overlay => Some(Role::Tunnel),
-        Kind::Bridge | Kind::Other => None,
+        Kind::Bridge | Kind::Vlan | Kind::Other => None,
     }
 }
 
-/// What the programs are to know about `link`.
-fn interface(link: &Link, role: Role) -> Option<Interface> {
+/// What the programs are to know about `link`, one of `links`.
+fn interface(link: &Link, role: Role, links: &[Link]) -> Option<Interface> {
+    if role == Role::Pod {
+        return within_bridge(link, links);
+    }
     let snat = |is_family: fn(&IpAddr) -> bool| {
         primary(&link.addresses, is_family).map_or(Addr::UNSPECIFIED, Addr::from)
     };
-    (role != Role::Pod).then(|| Interface {
+    Some(Interface {
         snat4: snat(IpAddr::is_ipv4),
         snat6: snat(IpAddr::is_ipv6),
         role: role as u8,
-        pad: [0; 3],
+        ..Interface::default()
+    })
+}
+
+/// A pod's veth, if packets between it and others of its bridge are hidden from netfilter.
+fn within_bridge(link: &Link, links: &[Link]) -> Option<Interface> {
+    let bridge = links
+        .iter()
+        .find(|other| other.kind == Kind::Bridge && Some(other.index) == link.master)?;
+    let [v4, v6] = bridge.filters.map(|filters| u8::from(!filters));
+    let flags = (v4 * flags::DIRECT4) | (v6 * flags::DIRECT6);
+    (flags != 0).then(|| Interface {
+        bridge: bridge.index,
+        role: Role::Pod as u8,
+        flags,
+        ..Interface::default()
     })
 }
 

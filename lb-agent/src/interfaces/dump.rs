@@ -8,18 +8,24 @@ use std::{
 use futures::TryStreamExt as _;
 use netlink_packet_route::{
     address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope},
-    link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage},
+    link::{InfoBridge, InfoData, InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage},
     route::{RouteAttribute, RouteHeader, RouteMessage, RouteType},
 };
 use rtnetlink::{Handle, RouteMessageBuilder};
 
-use super::classify::{AddressFacts, Kind, Link};
+use super::{
+    classify::{AddressFacts, Kind, Link},
+    netfilter::Netfilter,
+};
 
 /// Everything that the roles of devices depend on.
 #[derive(Debug)]
 pub(super) struct Dump {
     pub(super) links: Vec<Link>,
     pub(super) default_routes: BTreeSet<u32>,
+    pub(super) netfilter: Netfilter,
+    /// How often each device had gone down before anything else was read, and after that.
+    pub(super) downs: [BTreeMap<u32, u32>; 2],
 }
 
 /// Reads it all. Three tables one after the other: changes in between are told by the events
@@ -36,13 +42,23 @@ pub(super) async fn dump(handle: &Handle) -> Result<Dump, rtnetlink::Error> {
                 .push(address);
         }
     }
+    let netfilter = Netfilter::read();
+    let default_routes = default_routes(handle).await?;
+    let after: Vec<_> = handle.link().get().execute().try_collect().await?;
+    let link = |message| link(message, &mut addresses, netfilter);
     Ok(Dump {
-        links: links.iter().map(|l| link(l, &mut addresses)).collect(),
-        default_routes: default_routes(handle).await?,
+        downs: [downs(&links), downs(&after)],
+        links: links.iter().map(link).collect(),
+        netfilter,
+        default_routes,
     })
 }
 
-fn link(message: &LinkMessage, addresses: &mut BTreeMap<u32, Vec<AddressFacts>>) -> Link {
+fn link(
+    message: &LinkMessage,
+    addresses: &mut BTreeMap<u32, Vec<AddressFacts>>,
+    netfilter: Netfilter,
+) -> Link {
     let index = message.header.index;
     let mut link = Link {
         index,
@@ -51,6 +67,7 @@ fn link(message: &LinkMessage, addresses: &mut BTreeMap<u32, Vec<AddressFacts>>)
         ethernet: message.header.link_layer_type == LinkLayerType::Ether,
         link_netnsid: None,
         master: None,
+        filters: [false; 2],
         addresses: addresses.remove(&index).unwrap_or_default(),
     };
     for attribute in &message.attributes {
@@ -58,21 +75,56 @@ fn link(message: &LinkMessage, addresses: &mut BTreeMap<u32, Vec<AddressFacts>>)
             LinkAttribute::IfName(name) => link.name.clone_from(name),
             LinkAttribute::LinkNetNsId(id) => link.link_netnsid = Some(*id),
             LinkAttribute::Controller(index) => link.master = Some(*index),
-            LinkAttribute::LinkInfo(infos) => link.kind = kind(infos),
+            LinkAttribute::LinkInfo(infos) => {
+                link.kind = kind(infos);
+                link.filters = netfilter.sees(shown_to_netfilter(infos));
+            }
             _ => {}
         }
     }
     link
 }
 
+/// How often each device has gone down.
+fn downs(messages: &[LinkMessage]) -> BTreeMap<u32, u32> {
+    let count = |attribute: &LinkAttribute| match attribute {
+        LinkAttribute::CarrierDownCount(count) => Some(*count),
+        _ => None,
+    };
+    let of = |message: &LinkMessage| message.attributes.iter().find_map(count);
+    let messages = messages.iter();
+    messages
+        .map(|message| (message.header.index, of(message).unwrap_or_default()))
+        .collect()
+}
+
 fn kind(infos: &[LinkInfo]) -> Kind {
     let mut kinds = infos.iter().filter_map(|info| match info {
         LinkInfo::Kind(InfoKind::Veth) => Some(Kind::Veth),
         LinkInfo::Kind(InfoKind::Bridge) => Some(Kind::Bridge),
+        LinkInfo::Kind(InfoKind::Vlan) => Some(Kind::Vlan),
         LinkInfo::Kind(InfoKind::Vxlan | InfoKind::Geneve) => Some(Kind::Overlay),
         _ => None,
     });
     kinds.next().unwrap_or(Kind::Other)
+}
+
+/// A bridge's own settings: whether it shows netfilter packets of IPv4, and of IPv6.
+fn shown_to_netfilter(infos: &[LinkInfo]) -> [bool; 2] {
+    let mut shown = [false; 2];
+    for info in infos {
+        let LinkInfo::Data(InfoData::Bridge(settings)) = info else {
+            continue;
+        };
+        for setting in settings {
+            match setting {
+                InfoBridge::NfCallIpTables(on) => shown[0] = *on,
+                InfoBridge::NfCallIp6Tables(on) => shown[1] = *on,
+                _ => {}
+            }
+        }
+    }
+    shown
 }
 
 fn address(message: &AddressMessage) -> Option<AddressFacts> {

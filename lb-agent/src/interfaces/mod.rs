@@ -5,6 +5,8 @@
 
 mod classify;
 mod dump;
+mod flaps;
+mod netfilter;
 mod watch;
 
 use std::{
@@ -40,8 +42,11 @@ pub struct Device {
     pub name: String,
     /// What it is to the load balancer, if anything.
     pub role: Option<Role>,
-    /// What the kernel programs know about it: uplinks and tunnels only.
+    /// What the kernel programs know about it: uplinks and tunnels, and pods at a bridge that
+    /// netfilter does not see.
     pub interface: Option<Interface>,
+    /// Whether it is a VLAN on another device: it has no driver, and so no XDP in one.
+    pub vlan: bool,
 }
 
 impl State {
@@ -53,7 +58,7 @@ impl State {
             .map(|(&index, _)| index)
     }
 
-    /// What `INTERFACES` is to hold: the uplinks and tunnels by interface index.
+    /// What `INTERFACES` is to hold, by interface index.
     #[must_use]
     pub fn interfaces(&self) -> BTreeMap<u32, Interface> {
         self.devices

@@ -1,6 +1,10 @@
 //! Follows the kernel's devices, addresses and routes.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures::FutureExt as _;
 use rtnetlink::{
@@ -14,7 +18,13 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
-use super::{Overrides, State, classify, dump::dump};
+use super::{
+    Overrides, State, classify,
+    dump::{Dump, dump},
+    flaps::Flaps,
+    netfilter::Netfilter,
+};
+use crate::pace::until;
 
 /// What is heard of. A group's number is its bit in the socket's address, plus one.
 const GROUPS: [MulticastGroup; 5] = [
@@ -78,8 +88,11 @@ async fn begin(overrides: &Overrides) -> Result<(Subscription, State), Error> {
     let mut tries = ATTEMPTS;
     loop {
         let mut subscription = Subscription::open()?;
-        match subscription.read(overrides).await {
-            Ok(state) => return Ok((subscription, state)),
+        match subscription.read().await {
+            Ok(dump) => {
+                let state = classify(&dump.links, &dump.default_routes, overrides);
+                return Ok((subscription, state));
+            }
             Err(error) if tries == 0 => return Err(error),
             Err(error) => {
                 tries -= 1;
@@ -96,9 +109,10 @@ async fn begin(overrides: &Overrides) -> Result<(Subscription, State), Error> {
 /// Publishes changes for ever, through as many subscriptions as it takes.
 async fn follow(first: Subscription, overrides: &Overrides, sender: &Sender<Arc<State>>) {
     let mut next = Ok(first);
+    let mut flaps = Flaps::default();
     loop {
         let error = match next {
-            Ok(subscription) => subscription.publish(overrides, sender).await,
+            Ok(subscription) => subscription.publish(overrides, &mut flaps, sender).await,
             Err(error) => error,
         };
         warn!(
@@ -137,28 +151,40 @@ impl Subscription {
     }
 
     /// Publishes what is, and then every change, until something breaks.
-    async fn publish(mut self, overrides: &Overrides, sender: &Sender<Arc<State>>) -> Error {
+    async fn publish(
+        mut self,
+        overrides: &Overrides,
+        flaps: &mut Flaps,
+        sender: &Sender<Arc<State>>,
+    ) -> Error {
         loop {
-            match self.read(overrides).await {
-                Ok(state) => {
-                    sender.send_if_modified(|known| replace_if_new(known, state));
-                }
+            let dump = match self.read().await {
+                Ok(dump) => dump,
                 Err(error) => return error,
-            }
-            if let Err(error) = self.changed().await {
+            };
+            let state = classify(&dump.links, &dump.default_routes, overrides);
+            let state = flaps.steady(state, dump.downs, Instant::now());
+            sender.send_if_modified(|known| replace_if_new(known, state));
+            let changed = tokio::select! {
+                changed = self.changed(dump.netfilter) => changed,
+                () = until(flaps.until()) => Ok(()),
+            };
+            if let Err(error) = changed {
                 return error;
             }
         }
     }
 
-    async fn read(&mut self, overrides: &Overrides) -> Result<State, Error> {
-        let dump = dump(&self.handle).await.map_err(Error::Dump)?;
-        Ok(classify(&dump.links, &dump.default_routes, overrides))
+    async fn read(&mut self) -> Result<Dump, Error> {
+        dump(&self.handle).await.map_err(Error::Dump)
     }
 
     /// Waits until something has changed, and for a moment after that.
-    async fn changed(&self) -> Result<(), Error> {
-        self.event().await?;
+    async fn changed(&self, netfilter: Netfilter) -> Result<(), Error> {
+        tokio::select! {
+            event = self.event() => event?,
+            () = netfilter.changed() => return Ok(()),
+        }
         sleep(DEBOUNCE).await;
         while let Some(event) = self.event().now_or_never() {
             event?;

@@ -1,10 +1,12 @@
 //! What changed between two models. Pure.
 
-use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
+use std::time::SystemTime;
+
+use imbl::ordmap::DiffItem;
 
 use crate::{
     health::Family,
-    model::{Model, ObjectName, Slice},
+    model::{Model, Slices},
 };
 
 /// How much changed between two models.
@@ -16,31 +18,13 @@ pub struct Changes {
     pub endpoints: u64,
 }
 
-/// How much changed from `old` to `new`.
-///
-/// Equal objects share their memory (see [`crate::source`]), so this is quick.
+/// How much changed from `old` to `new`. Does not look at what they share.
 #[must_use]
 pub fn changes(old: &Model, new: &Model) -> Changes {
     Changes {
-        services: differences(&old.services, &new.services, Arc::ptr_eq),
-        endpoints: differences(&old.slices, &new.slices, same_slices),
+        services: old.services.diff(&new.services).count() as u64,
+        endpoints: old.slices.diff(&new.slices).count() as u64,
     }
-}
-
-fn same_slices(a: &BTreeMap<String, Arc<Slice>>, b: &BTreeMap<String, Arc<Slice>>) -> bool {
-    differences(a, b, Arc::ptr_eq) == 0
-}
-
-fn differences<K: Ord, V>(
-    old: &BTreeMap<K, V>,
-    new: &BTreeMap<K, V>,
-    is_same: impl Fn(&V, &V) -> bool,
-) -> u64 {
-    let gone = old.keys().filter(|key| !new.contains_key(key)).count();
-    let changed = new
-        .iter()
-        .filter(|(key, value)| !old.get(key).is_some_and(|old| is_same(old, value)));
-    (gone + changed.count()) as u64
 }
 
 /// A change of endpoints whose time is known.
@@ -55,42 +39,54 @@ pub struct Trigger {
 /// The changes of endpoints that `new` has and `old` had not.
 #[must_use]
 pub fn triggers(old: &Model, new: &Model) -> Vec<Trigger> {
-    let before = |service: &ObjectName, slice: &str| {
-        let slices = old.slices.get(service)?;
-        slices.get(slice)?.triggered
-    };
-    let slices = new.slices.iter().flat_map(|(service, slices)| {
-        let slices = slices.iter();
-        slices.map(move |(name, slice)| (service, name, slice))
-    });
-    slices
-        .filter_map(|(service, name, slice)| {
-            let at = slice.triggered?;
-            let is_new = before(service, name).is_none_or(|before| at > before);
-            let family = match slice.endpoints.first() {
-                Some(endpoint) if endpoint.addr.is_ipv6() => Family::V6,
-                _ => Family::V4,
-            };
-            is_new.then_some(Trigger { family, at })
-        })
-        .collect()
+    let mut triggers = Vec::new();
+    for item in old.slices.diff(&new.slices) {
+        match item {
+            DiffItem::Add(_, slices) => triggers.extend(newer(&Slices::default(), slices)),
+            DiffItem::Update {
+                old: (_, old),
+                new: (_, new),
+            } => triggers.extend(newer(old, new)),
+            DiffItem::Remove(..) => {}
+        }
+    }
+    triggers
+}
+
+fn newer<'a>(old: &'a Slices, new: &'a Slices) -> impl Iterator<Item = Trigger> + use<'a> {
+    new.iter().filter_map(|(name, slice)| {
+        let at = slice.triggered?;
+        let before = old.get(name).and_then(|old| old.triggered);
+        let is_new = before.is_none_or(|before| at > before);
+        let family = match slice.endpoints.first() {
+            Some(endpoint) if endpoint.addr.is_ipv6() => Family::V6,
+            _ => Family::V4,
+        };
+        is_new.then_some(Trigger { family, at })
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{sync::Arc, time::Duration};
+
+    use lb_common::protocol;
 
     use super::*;
+    use crate::model::{ObjectName, Slice, SlicePort};
 
     fn name(name: &str) -> ObjectName {
-        ObjectName {
-            namespace: "default".into(),
-            name: name.into(),
-        }
+        ObjectName::new("default", name)
     }
 
-    fn slice(triggered: Option<u64>) -> Arc<Slice> {
+    fn slice(port: u16, triggered: Option<u64>) -> Arc<Slice> {
+        let port = SlicePort {
+            name: String::new(),
+            protocol: protocol::TCP,
+            port,
+        };
         Arc::new(Slice {
+            ports: vec![port],
             triggered: triggered.map(|at| SystemTime::UNIX_EPOCH + Duration::from_secs(at)),
             ..Slice::default()
         })
@@ -98,7 +94,7 @@ mod tests {
 
     fn model(slices: &[(&str, &Arc<Slice>)]) -> Model {
         let slices = slices.iter().map(|(service, slice)| {
-            let one = BTreeMap::from([("one".to_owned(), Arc::clone(slice))]);
+            let one = Slices::from([("one", Arc::clone(slice))]);
             (name(service), one)
         });
         Model {
@@ -109,7 +105,7 @@ mod tests {
 
     #[test]
     fn s69_what_comes_goes_or_changes_is_a_change() {
-        let (a, b) = (slice(None), slice(None));
+        let (a, b) = (slice(1, None), slice(2, None));
         let old = model(&[("kept", &a), ("changed", &a), ("gone", &a)]);
         let new = model(&[("kept", &a), ("changed", &b), ("new", &a)]);
         assert_eq!(changes(&old, &new).endpoints, 3);
@@ -119,7 +115,7 @@ mod tests {
 
     #[test]
     fn s69_a_later_time_of_a_slice_is_a_trigger_and_the_same_one_is_not() {
-        let (early, late, none) = (slice(Some(1)), slice(Some(2)), slice(None));
+        let (early, late, none) = (slice(1, Some(1)), slice(2, Some(2)), slice(3, None));
         let old = model(&[("a", &early), ("b", &early), ("c", &none)]);
         let new = model(&[("a", &early), ("b", &late), ("c", &late), ("d", &none)]);
         let at: Vec<_> = triggers(&old, &new).iter().map(|t| t.at).collect();

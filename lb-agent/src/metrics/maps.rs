@@ -3,14 +3,17 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use lb_common::{
-    Counter,
+    Counter, DropKey,
     counter::{Hook, Outcome},
-    maps::{AFFINITY, FLOWS, MapSpec, PINS, SOCKETS},
+    maps::{AFFINITY, FLOWS, MapSpec, OPENING, OPENING_PINS, PINS, SOCKETS},
 };
 use prometheus_client::{
     collector::Collector,
@@ -18,31 +21,52 @@ use prometheus_client::{
     metrics::{MetricType, counter::ConstCounter},
 };
 
-use super::registry::{MAP_CAPACITY, MAP_ENTRIES, MAP_PRESSURE, PACKETS, gauge};
+use super::{
+    drops,
+    registry::{Described, MAP_CAPACITY, MAP_ENTRIES, MAP_PRESSURE, PACKETS, described, gauge},
+};
+use crate::drops::Names;
 
+const PROGRAMS_AHEAD: Described = described(
+    "lb_foreign_programs_ahead",
+    "Programs of others that run before ours on a device",
+);
 /// Maps that the programs fill: their elements have to be counted one by one.
-const COUNTED: [&str; 4] = [FLOWS, PINS, AFFINITY, SOCKETS];
+const COUNTED: [&str; 6] = [FLOWS, OPENING, PINS, OPENING_PINS, AFFINITY, SOCKETS];
 /// How long such a count stands at least.
 const COUNT_STANDS: Duration = Duration::from_secs(10);
 /// How much of one processor counting may cost: 1/50.
 const COUNT_SHARE: u32 = 50;
 
 /// Reads maps beside the agent's loop.
-pub trait MapReader: fmt::Debug + Send + Sync + 'static {
+pub trait MapReader: Names + fmt::Debug + Send + Sync + 'static {
     /// The elements of `COUNTERS`, each summed up over all CPUs.
     fn counters(&self) -> Option<Vec<u64>>;
     /// How many elements a hash map has, about.
     fn entries(&self, map: &'static str) -> Option<u64>;
+    /// The elements of `DROPS`, each summed up over all CPUs.
+    fn drops(&self) -> Option<BTreeMap<DropKey, u64>>;
 }
 
-/// What the agent knows of the maps that only it writes, as elements in use.
+/// What the agent knows of the maps that only it writes, as elements in use; and of the programs that
+/// it has put on devices.
 #[derive(Debug, Default)]
-pub struct Usage(Mutex<BTreeMap<&'static str, u64>>);
+pub struct Usage {
+    entries: Mutex<BTreeMap<&'static str, u64>>,
+    /// Programs of others that run before ours.
+    programs_ahead: AtomicU64,
+}
 
 impl Usage {
     /// Takes note of how many elements maps have.
     pub fn set(&self, entries: impl IntoIterator<Item = (&'static str, u64)>) {
-        lock(&self.0).extend(entries);
+        lock(&self.entries).extend(entries);
+    }
+
+    /// Takes note of how many programs of others run before ours.
+    pub fn set_programs_ahead(&self, programs: usize) {
+        self.programs_ahead
+            .store(programs as u64, Ordering::Relaxed);
     }
 }
 
@@ -75,7 +99,7 @@ impl<R: MapReader> Maps<R> {
 
     /// Elements by map; of those that are counted one by one, now and then.
     fn entries(&self, now: Instant) -> BTreeMap<&'static str, u64> {
-        let mut entries = lock(&self.usage.0).clone();
+        let mut entries = lock(&self.usage.entries).clone();
         let mut counts = lock(&self.counts);
         for spec in self.specs.iter().filter(|s| COUNTED.contains(&s.name)) {
             let stands = |count: &&Count| now < count.until;
@@ -102,6 +126,8 @@ impl<R: MapReader> Maps<R> {
 
 impl<R: MapReader> Collector for Maps<R> {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let ahead = self.usage.programs_ahead.load(Ordering::Relaxed);
+        PROGRAMS_AHEAD.encode(&mut encoder, &gauge(ahead as f64))?;
         let entries = self.entries(Instant::now());
         let rows = |value: &dyn Fn(&MapSpec) -> Option<f64>| {
             let rows = self.specs.iter().filter_map(|spec| {
@@ -118,7 +144,9 @@ impl<R: MapReader> Collector for Maps<R> {
         let pressure = |spec: &MapSpec| Some(used(spec)? / capacity(spec));
         MAP_PRESSURE.encode_rows(&mut encoder, MetricType::Gauge, rows(&pressure))?;
         let counters = self.reader.counters().unwrap_or_default();
-        PACKETS.encode_rows(&mut encoder, MetricType::Counter, packets(&counters))
+        PACKETS.encode_rows(&mut encoder, MetricType::Counter, packets(&counters))?;
+        let dropped = self.reader.drops().unwrap_or_default();
+        drops::encode(&mut encoder, &dropped, &self.reader)
     }
 }
 
@@ -140,7 +168,7 @@ fn packets(
 }
 
 /// `WireIngress` as `wire_ingress`.
-fn snake_case(name: &str) -> String {
+pub(super) fn snake_case(name: &str) -> String {
     let mut snake = String::new();
     for letter in name.chars() {
         if letter.is_uppercase() && !snake.is_empty() {
@@ -158,9 +186,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::net::SocketAddr;
 
-    use lb_common::maps::SPECS;
+    use lb_common::{BackendRef, maps::SPECS};
 
     use super::*;
 
@@ -175,6 +203,20 @@ mod tests {
 
         fn entries(&self, map: &'static str) -> Option<u64> {
             (map == FLOWS).then(|| self.0.fetch_add(1, Ordering::Relaxed))
+        }
+
+        fn drops(&self) -> Option<BTreeMap<DropKey, u64>> {
+            None
+        }
+    }
+
+    impl Names for Growing {
+        fn device(&self, _: u32) -> Option<String> {
+            None
+        }
+
+        fn backend(&self, _: BackendRef) -> Option<SocketAddr> {
+            None
         }
     }
 

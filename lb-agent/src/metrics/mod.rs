@@ -4,10 +4,12 @@
 //! there; maps and the process are looked at when somebody asks.
 
 mod changes;
+mod drops;
 mod maps;
 mod process;
 mod registry;
 mod server;
+mod sweeps;
 
 pub use self::{
     changes::{Changes, Trigger, changes, triggers},

@@ -22,6 +22,7 @@ use prometheus_client::{
 use super::{
     changes::{Changes, Trigger},
     process::Process,
+    sweeps::Sweeps,
 };
 use crate::{desired::NoLocalEndpoints, health::Family};
 
@@ -32,7 +33,7 @@ pub(super) struct Described {
     help: &'static str,
 }
 
-const fn described(name: &'static str, help: &'static str) -> Described {
+pub(super) const fn described(name: &'static str, help: &'static str) -> Described {
     Described { name, help }
 }
 
@@ -42,7 +43,7 @@ pub(super) const MAP_ENTRIES: Described =
     described("lb_map_entries", "Elements that a map has, about");
 pub(super) const MAP_PRESSURE: Described = described(
     "lb_map_pressure",
-    "Part of a map that is in use; 1 is full, and FLOWS, PINS and SOCKETS then forget the oldest",
+    "Part of a map that is in use; 1 is full, and OPENING, PINS, OPENING_PINS, AFFINITY and SOCKETS then forget the oldest",
 );
 pub(super) const PACKETS: Described = described(
     "lb_packets",
@@ -104,6 +105,7 @@ type Durations = Rows<Labels<1>, Histogram, fn() -> Histogram>;
 pub struct Metrics {
     registry: Registry,
     own: Own,
+    pub(super) sweeps: Sweeps,
     kube_proxy: KubeProxy,
 }
 
@@ -167,7 +169,8 @@ impl Metrics {
     #[must_use]
     pub fn new(kube_proxy: bool, maps: impl Collector) -> Self {
         let mut registry = Registry::default();
-        let own = Own::new(&mut registry);
+        let lb = registry.sub_registry_with_prefix("lb");
+        let (own, sweeps) = (Own::new(lb), Sweeps::new(lb));
         registry.register_collector(Box::new(maps));
         registry.register_collector(Box::new(Process));
         let mut unseen = Registry::default();
@@ -180,6 +183,7 @@ impl Metrics {
         Self {
             registry,
             own,
+            sweeps,
             kube_proxy,
         }
     }
@@ -282,8 +286,7 @@ impl Metrics {
 }
 
 impl Own {
-    fn new(registry: &mut Registry) -> Self {
-        let lb = registry.sub_registry_with_prefix("lb");
+    fn new(lb: &mut Registry) -> Self {
         let version = Rows::<Labels<1>, Gauge>::default();
         version
             .get_or_create(&[("version", env!("CARGO_PKG_VERSION"))])

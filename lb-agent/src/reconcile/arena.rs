@@ -16,6 +16,8 @@ const GRACE: Duration = Duration::from_secs(1);
 pub struct Allocator {
     /// Free runs: first element → number of elements. No two of them touch.
     free: BTreeMap<u32, u32>,
+    /// Elements of the tables that are in use.
+    used: u64,
     /// Places that are free once their grace is over, the oldest first.
     released: VecDeque<(Instant, Extent)>,
 }
@@ -31,6 +33,8 @@ impl Allocator {
             .map(|extent| (extent.offset, extent.elements()))
             .collect();
         places.sort_unstable();
+        places.dedup();
+        let used = places.iter().map(|(_, len)| u64::from(*len)).sum();
         let mut free = BTreeMap::new();
         let mut next = 1;
         for (offset, len) in places {
@@ -44,6 +48,7 @@ impl Allocator {
         }
         Self {
             free,
+            used,
             released: VecDeque::new(),
         }
     }
@@ -57,6 +62,7 @@ impl Allocator {
             .iter()
             .find(|(_, len)| **len >= wanted)
             .map(|(offset, len)| (*offset, *len))?;
+        self.used += u64::from(wanted);
         self.free.remove(&offset);
         if len > wanted {
             self.free.insert(offset + wanted, len - wanted);
@@ -67,13 +73,20 @@ impl Allocator {
     /// Gives a place back; it is used again after a grace period.
     pub fn release(&mut self, extent: Extent, now: Instant) {
         if !extent.is_empty() {
+            self.used = self.used.saturating_sub(extent.elements().into());
             self.released.push_back((now, extent));
         }
     }
 
     /// Gives back a place that nobody has looked at.
     pub(super) fn give_back(&mut self, extent: Extent) {
+        self.used = self.used.saturating_sub(extent.elements().into());
         self.insert(extent.offset, extent.elements());
+    }
+
+    /// Elements of the tables that are in use: of those that are released, none.
+    pub(super) fn used(&self) -> u64 {
+        self.used
     }
 
     fn reclaim(&mut self, now: Instant) {
@@ -130,6 +143,7 @@ mod tests {
             for extent in held {
                 arena.release(extent, end);
             }
+            prop_assert_eq!(arena.used(), 0);
             prop_assert!(arena.allocate(11, end + GRACE).is_some());
             prop_assert_eq!(arena.free.len(), 1);
         }
@@ -151,5 +165,6 @@ mod tests {
         let mut arena = Allocator::new(300, [used, used]);
         let extent = arena.allocate(7, Instant::now()).expect("two tables fit");
         assert_eq!(extent.offset, 130);
+        assert_eq!(arena.used(), 2 * 129);
     }
 }

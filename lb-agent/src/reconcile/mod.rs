@@ -13,4 +13,5 @@ pub use self::{
     programmed::Programmed,
     reconciler::{Outcome, Reconciler},
     steps::Op,
+    tables::NewTable,
 };

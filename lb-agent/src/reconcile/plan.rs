@@ -1,6 +1,6 @@
 //! The difference between what is programmed and what is desired, as ordered operations.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::time::Instant;
 
 use lb_common::{
     Addr, Backend, BackendState, Extent, Frontend, FrontendKey, Slot, SourceRange, maglev,
@@ -9,7 +9,7 @@ use lb_common::{
 use super::{
     programmed::{PortState, PortTables, Programmed},
     steps::{Op, Steps},
-    tables::{frontend, table, wanted_sets},
+    tables::{NewTable, frontend, slots_of, wanted_sets},
 };
 use crate::{
     dataplane::{Element, Key},
@@ -20,8 +20,8 @@ use crate::{
 /// What is to be done, in an order of which every prefix is safe.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// The operations.
-    pub ops: Vec<Op>,
+    /// The operations, by what they are. They are not put together: there may be a million.
+    pub phases: Vec<Vec<Op>>,
     /// What there is no room for; what was there before stays.
     pub rejections: Vec<Rejection>,
     /// The changes that were rejected.
@@ -63,7 +63,7 @@ pub fn plan(
     planner.vips(desired, changes);
     planner.service_nets(desired);
     Plan {
-        ops: planner.steps.in_order(),
+        phases: planner.steps.in_order(),
         rejections: planner.rejections,
         pending: planner.pending,
     }
@@ -98,7 +98,9 @@ impl Planner<'_> {
                 self.steps.interfaces_out.push(op);
             }
         }
-        before.clone_from(&desired.interfaces);
+        if *before != desired.interfaces {
+            before.clone_from(&desired.interfaces);
+        }
     }
 
     fn vips(&mut self, desired: &Tables, changes: &Changes) {
@@ -178,7 +180,7 @@ impl Planner<'_> {
         let have = have.unwrap_or_default();
         self.write_tables(id, port, &tables, &have.tables);
         self.put_source_ranges(port, ranges, &have);
-        for (index, backend) in &port.backends {
+        for (index, backend) in port.backends.iter() {
             self.put_backend(*index, backend);
         }
         let unused = have
@@ -222,7 +224,7 @@ impl Planner<'_> {
         for range in source_ranges {
             self.remove_source_range(range);
         }
-        for extent in tables.tables.into_values() {
+        for (_, extent) in tables.tables {
             self.programmed.arena.release(extent, self.now);
         }
     }
@@ -236,23 +238,23 @@ impl Planner<'_> {
         {
             return Some(have.clone());
         }
-        let mut tables = BTreeMap::new();
+        let mut tables = Vec::new();
         for set in wanted {
             // A table does not shrink while there are backends in it: slots that were joined
             // could not say which backend had served their flows.
             let old = self.predecessor(port, set).map_or(0, |extent| extent.bits);
             let bits = maglev::bits_for(set.len()).max(old);
             let Some(extent) = self.programmed.arena.allocate(bits, self.now) else {
-                for extent in tables.into_values() {
+                for (_, extent) in tables {
                     self.programmed.arena.give_back(extent);
                 }
                 return None;
             };
-            tables.insert(set.clone(), extent);
+            tables.push((set.clone(), extent));
         }
         Some(PortTables {
             generation: have.map_or(1, |have| have.generation.wrapping_add(1).max(1)),
-            tables,
+            tables: tables.into_iter().collect(),
         })
     }
 
@@ -272,14 +274,10 @@ impl Planner<'_> {
         if have == tables {
             return;
         }
-        for (set, extent) in &tables.tables {
-            let old = self
-                .predecessor(port, set)
-                .and_then(|old| Some((old, self.table_at(old)?)));
-            let mut content = vec![Slot::header(id, tables.generation)];
-            content.extend(table(port, set, extent.bits, old));
-            let op = Op::WriteSlots(extent.offset, content);
-            self.steps.tables.push(op);
+        for (set, extent) in tables.tables.iter() {
+            let header = Slot::header(id, tables.generation);
+            let table = NewTable::new(header, *extent, port, set, self.predecessor(port, set));
+            self.steps.tables.push(Op::WriteTable(table.into()));
         }
         for extent in have.tables.values() {
             self.programmed.arena.release(*extent, self.now);
@@ -364,14 +362,13 @@ impl Planner<'_> {
 
     /// The slots of a table, without its header.
     fn table_at(&self, extent: Extent) -> Option<&[Slot]> {
-        let start = extent.offset as usize + 1;
-        self.slots.get(start..start + extent.slots() as usize)
+        slots_of(extent, self.slots)
     }
 
     /// What a backend takes more than before, it takes before the tables lead to it; what it takes
     /// less, after.
     fn put_backend(&mut self, index: u32, backend: &Backend) {
-        let before = self.programmed.backends.insert(index, *backend);
+        let before = self.programmed.put_backend(index, *backend);
         let same = before.filter(|before| before.generation == backend.generation);
         let between = same.map_or(*backend, |before| Backend {
             state: more_alive(&before, backend).state,
@@ -412,15 +409,19 @@ impl Planner<'_> {
     /// flows that they have.
     fn retire_backends(&mut self) {
         for (id, index) in std::mem::take(&mut self.retiring) {
-            let Some(backend) = self.programmed.backends.get_mut(&index) else {
+            let known = self.programmed.backends.get(&index).copied();
+            let leaves = |known: &Backend| known.service == id && known.serves();
+            let Some(known) = known.filter(leaves) else {
                 continue;
             };
-            if backend.service == id && backend.serves() {
-                backend.state = BackendState::Gone as u8;
-                backend.sets = 0;
-                let op = Op::Put(Element::Backend(index, *backend));
-                self.steps.backends_out.push(op);
-            }
+            let backend = Backend {
+                state: BackendState::Gone as u8,
+                sets: 0,
+                ..known
+            };
+            self.programmed.put_backend(index, backend);
+            let op = Op::Put(Element::Backend(index, backend));
+            self.steps.backends_out.push(op);
         }
     }
 }

@@ -14,6 +14,7 @@ use super::arena::Allocator;
 use crate::{
     dataplane::Observation,
     desired::{Changes, Members, Tables},
+    flat::{FlatMap, FlatSet},
 };
 
 /// The maps' content as the agent knows it. It is the only writer; it reads them at its start,
@@ -22,6 +23,8 @@ use crate::{
 pub struct Programmed {
     pub(super) frontends: BTreeMap<FrontendKey, Frontend>,
     pub(super) backends: BTreeMap<u32, Backend>,
+    /// How many of them serve.
+    serving: usize,
     pub(super) interfaces: BTreeMap<u32, Interface>,
     pub(super) vips: BTreeMap<Addr, Vip>,
     pub(super) service_nets: ServiceNets,
@@ -39,10 +42,10 @@ pub struct Programmed {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct PortState {
     pub(super) tables: PortTables,
-    pub(super) frontends: BTreeSet<FrontendKey>,
+    pub(super) frontends: FlatSet<FrontendKey>,
     /// Indexes of the backends that may have flows.
-    pub(super) backends: BTreeSet<u32>,
-    pub(super) source_ranges: BTreeSet<SourceRange>,
+    pub(super) backends: FlatSet<u32>,
+    pub(super) source_ranges: FlatSet<SourceRange>,
 }
 
 /// The look-up tables of one Service port.
@@ -51,7 +54,7 @@ pub(super) struct PortTables {
     /// The generation in the tables' headers and the port's frontends.
     pub(super) generation: u32,
     /// Table by the set of backends in it.
-    pub(super) tables: BTreeMap<Members, Extent>,
+    pub(super) tables: FlatMap<Members, Extent>,
 }
 
 impl Programmed {
@@ -71,20 +74,32 @@ impl Programmed {
             vips_max,
             source_ranges_max,
         } = observation;
-        let mut ports = BTreeMap::<u32, PortState>::new();
+        let mut found = BTreeMap::<u32, Found>::new();
         for (key, frontend) in &frontends {
-            let port = ports.entry(frontend.service).or_default();
-            port.frontends.insert(*key);
-            port.tables.add(frontend, slots);
+            let port = found.entry(frontend.service).or_default();
+            port.frontends.push(*key);
+            port.add(frontend, slots);
         }
-        for (index, backend) in backends.iter().filter(|(_, backend)| backend.serves()) {
-            let port = ports.entry(backend.service).or_default();
-            port.backends.insert(*index);
+        let serving = backends.iter().filter(|(_, backend)| backend.serves());
+        for (index, backend) in serving.clone() {
+            found
+                .entry(backend.service)
+                .or_default()
+                .backends
+                .push(*index);
         }
+        let serving = serving.count();
         for range in &source_ranges {
-            let port = ports.entry(range.service).or_default();
-            port.source_ranges.insert(*range);
+            found
+                .entry(range.service)
+                .or_default()
+                .source_ranges
+                .push(*range);
         }
+        let ports = found
+            .into_iter()
+            .map(|(id, port)| (id, port.into()))
+            .collect();
         let used: Vec<Extent> = frontends
             .values()
             .flat_map(|frontend| [frontend.outside, frontend.inside])
@@ -94,6 +109,7 @@ impl Programmed {
             arena: Allocator::new(elements, used),
             frontends,
             backends,
+            serving,
             interfaces,
             vips,
             service_nets,
@@ -103,6 +119,12 @@ impl Programmed {
             vips_max,
             source_ranges_max,
         }
+    }
+
+    /// The devices that the programs know, by interface index.
+    #[must_use]
+    pub fn interfaces(&self) -> &BTreeMap<u32, Interface> {
+        &self.interfaces
     }
 
     /// What is served, by frontend.
@@ -121,7 +143,7 @@ impl Programmed {
     #[must_use]
     pub fn backends_inside(&self, frontend: &Frontend) -> BTreeSet<SocketAddr> {
         let port = self.ports.get(&frontend.service);
-        let mut tables = port.into_iter().flat_map(|port| &port.tables.tables);
+        let mut tables = port.into_iter().flat_map(|port| port.tables.tables.iter());
         let table = tables.find(|(_, extent)| **extent == frontend.inside);
         let members = table.into_iter().flat_map(|(members, _)| members);
         members
@@ -130,19 +152,31 @@ impl Programmed {
             .collect()
     }
 
+    /// Whether a backend serves what is dialled there: new connections, or those that it has.
+    #[must_use]
+    pub fn serves(&self, frontend: &FrontendKey, addr: Addr, port: u16) -> bool {
+        let frontend = self.frontends.get(frontend);
+        let state = frontend.and_then(|frontend| self.ports.get(&frontend.service));
+        let indexes = state.into_iter().flat_map(|state| &state.backends);
+        let mut backends = indexes.filter_map(|index| self.backends.get(index));
+        backends.any(|backend| backend.serves() && backend.port == port && backend.addr == addr)
+    }
+
+    /// Takes note of a backend. Returns what was known of the element.
+    pub(super) fn put_backend(&mut self, index: u32, backend: Backend) -> Option<Backend> {
+        let before = self.backends.insert(index, backend);
+        self.serving += usize::from(backend.serves());
+        self.serving -= usize::from(before.is_some_and(|before| before.serves()));
+        before
+    }
+
     /// How many elements of the maps are in use, by map.
     pub fn usage(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        let backends = self.backends.values().filter(|b| b.serves()).count();
-        let tables = self
-            .ports
-            .values()
-            .flat_map(|port| port.tables.tables.values());
-        let slots = tables.map(|extent| u64::from(extent.elements())).sum();
         [
             (maps::FRONTENDS, self.frontends.len() as u64),
-            (maps::BACKENDS, backends as u64),
+            (maps::BACKENDS, self.serving as u64),
             (maps::INTERFACES, self.interfaces.len() as u64),
-            (maps::SLOTS, slots),
+            (maps::SLOTS, self.arena.used()),
             (maps::VIPS, self.vips.len() as u64),
             (maps::SOURCE_RANGES, self.source_ranges as u64),
         ]
@@ -160,7 +194,36 @@ impl Programmed {
     }
 }
 
-impl PortTables {
+/// What is found of a Service port in the maps.
+#[derive(Default)]
+struct Found {
+    generation: u32,
+    tables: Vec<(Members, Extent)>,
+    frontends: Vec<FrontendKey>,
+    backends: Vec<u32>,
+    source_ranges: Vec<SourceRange>,
+}
+
+impl From<Found> for PortState {
+    fn from(found: Found) -> Self {
+        let Found {
+            generation,
+            tables,
+            frontends,
+            backends,
+            source_ranges,
+        } = found;
+        let tables = tables.into_iter().collect();
+        Self {
+            tables: PortTables { generation, tables },
+            frontends: frontends.into_iter().collect(),
+            backends: backends.into_iter().collect(),
+            source_ranges: source_ranges.into_iter().collect(),
+        }
+    }
+}
+
+impl Found {
     /// Notes the tables of a frontend.
     fn add(&mut self, frontend: &Frontend, slots: &[Slot]) {
         if self.generation != frontend.generation {
@@ -173,7 +236,7 @@ impl PortTables {
         }
         for extent in [frontend.outside, frontend.inside] {
             if let Some(members) = members(frontend, extent, slots) {
-                self.tables.insert(members, extent);
+                self.tables.push((members, extent));
             }
         }
     }

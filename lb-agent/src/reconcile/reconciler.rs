@@ -104,13 +104,17 @@ impl<D: Dataplane> Reconciler<D> {
         let no_room = !desired.kept.is_empty() || plan.pending != Changes::default();
         // Until all is done.
         self.knowledge = Knowledge::Unknown;
-        for op in &plan.ops {
-            self.apply(op)?;
+        let mut operations = 0;
+        for phase in plan.phases {
+            for ops in phase.chunk_by(Op::goes_with) {
+                self.apply(ops)?;
+            }
+            operations += phase.len();
         }
         self.knowledge = Knowledge::Desired;
         self.pending = plan.pending;
         Ok(Outcome {
-            operations: plan.ops.len(),
+            operations,
             rejections,
             no_room,
         })
@@ -139,12 +143,28 @@ impl<D: Dataplane> Reconciler<D> {
         &mut self.dataplane
     }
 
-    fn apply(&mut self, op: &Op) -> Result<(), Error> {
+    /// Does what can be done at once: either one operation, or elements of one map.
+    fn apply(&mut self, ops: &[Op]) -> Result<(), Error> {
+        if let [op] = ops {
+            return self.apply_one(op);
+        }
+        let elements = ops.iter().filter_map(|op| match op {
+            Op::Put(element) => Some(element),
+            _ => None,
+        });
+        let elements: Vec<_> = elements.collect();
+        self.dataplane.put_all(&elements)
+    }
+
+    fn apply_one(&mut self, op: &Op) -> Result<(), Error> {
         let dataplane = &mut self.dataplane;
         match op {
             Op::Put(element) => dataplane.put(element),
             Op::Remove(key) => dataplane.remove(key),
-            Op::WriteSlots(offset, slots) => dataplane.write_slots(*offset, slots),
+            Op::WriteTable(table) => {
+                let slots = table.content(dataplane.slots());
+                dataplane.write_slots(table.offset(), &slots)
+            }
             Op::PinFlows(frontends) => {
                 let seed = self.seed;
                 dataplane.pin_flows(&|slots, key, flow| is_lost(frontends, seed, slots, key, flow))

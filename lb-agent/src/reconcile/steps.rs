@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use lb_common::{Frontend, FrontendKey, Slot};
+use lb_common::{Frontend, FrontendKey};
 
+use super::tables::NewTable;
 use crate::dataplane::{Element, Key};
 
 /// One operation on the maps.
@@ -13,10 +14,17 @@ pub enum Op {
     Put(Element),
     /// An element goes.
     Remove(Key),
-    /// A table is written where nobody looks yet: its header, then its slots.
-    WriteSlots(u32, Vec<Slot>),
+    /// A table is written where nobody looks yet.
+    WriteTable(Box<NewTable>),
     /// Flows that these frontends' new tables lead elsewhere are pinned to where they are.
     PinFlows(BTreeMap<FrontendKey, Frontend>),
+}
+
+impl Op {
+    /// Whether both can be done at once: elements of one map that come, or change.
+    pub(super) fn goes_with(&self, next: &Self) -> bool {
+        matches!((self, next), (Self::Put(one), Self::Put(other)) if one.map() == other.map())
+    }
 }
 
 /// The operations of a plan by what they are.
@@ -44,7 +52,7 @@ pub(super) struct Steps {
 }
 
 impl Steps {
-    pub(super) fn in_order(self) -> Vec<Op> {
+    pub(super) fn in_order(self) -> Vec<Vec<Op>> {
         let Self {
             interfaces_in,
             backends_in,
@@ -65,7 +73,7 @@ impl Steps {
         } else {
             vec![Op::PinFlows(pinned)]
         };
-        let phases = [
+        [
             interfaces_in,
             backends_in,
             source_ranges_in,
@@ -79,7 +87,7 @@ impl Steps {
             source_ranges_out,
             backends_out,
             interfaces_out,
-        ];
-        phases.into_iter().flatten().collect()
+        ]
+        .into()
     }
 }

@@ -33,43 +33,81 @@ pub(super) fn frontend(id: u32, port: &Port, spec: &FrontendSpec, tables: &PortT
     }
 }
 
-/// The slots of a table, each with the backend that had it before.
-pub(super) fn table(
-    port: &Port,
-    set: &Members,
-    bits: u32,
-    old: Option<(Extent, &[Slot])>,
-) -> Vec<Slot> {
-    let (references, identities): (Vec<BackendRef>, Vec<maglev::Identity>) = set
-        .iter()
-        .filter_map(|reference| {
+/// A table that is to be written. Its slots are not computed before: the tables of ten thousand
+/// Service ports would take more memory than all else.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewTable {
+    header: Slot,
+    extent: Extent,
+    backends: Box<[(BackendRef, maglev::Identity)]>,
+    /// The table that its clients have used so far. It stands until after this one is written.
+    predecessor: Option<Extent>,
+}
+
+impl NewTable {
+    pub(super) fn new(
+        header: Slot,
+        extent: Extent,
+        port: &Port,
+        set: &Members,
+        predecessor: Option<Extent>,
+    ) -> Self {
+        let backends = set.iter().filter_map(|reference| {
             let backend = port.backends.get(&reference.index())?;
             let (addr, port): (Addr, u16) = (backend.addr, backend.port);
             Some((*reference, maglev::Identity { addr, port }))
-        })
-        .unzip();
-    let previous = |index: usize, current: BackendRef| -> BackendRef {
-        let Some((extent, slots)) = old else {
-            return BackendRef::NONE;
-        };
-        match slots.get(index >> bits.saturating_sub(extent.bits)) {
-            Some(slot) if slot.current == current => slot.previous,
-            Some(slot) => slot.current,
-            None => BackendRef::NONE,
+        });
+        Self {
+            header,
+            extent,
+            backends: backends.collect(),
+            predecessor,
         }
-    };
-    maglev::populate(&identities, bits)
-        .into_iter()
-        .enumerate()
-        .map(|(index, owner)| {
-            let current = references
-                .get(owner as usize)
-                .copied()
-                .unwrap_or(BackendRef::NONE);
+    }
+
+    /// Where it is in the arena.
+    pub(super) fn offset(&self) -> u32 {
+        self.extent.offset
+    }
+
+    /// The header, then the slots, each with the backend that had it before. `arena` has the
+    /// predecessor.
+    pub(super) fn content(&self, arena: &[Slot]) -> Vec<Slot> {
+        let bits = self.extent.bits;
+        let old = self.predecessor.and_then(|old| {
+            let slots = slots_of(old, arena)?;
+            Some((bits.saturating_sub(old.bits), slots))
+        });
+        let previous = |index: usize, current: BackendRef| -> BackendRef {
+            let Some((shift, slots)) = old else {
+                return BackendRef::NONE;
+            };
+            match slots.get(index >> shift) {
+                Some(slot) if slot.current == current => slot.previous,
+                Some(slot) => slot.current,
+                None => BackendRef::NONE,
+            }
+        };
+        let identities: Vec<_> = self
+            .backends
+            .iter()
+            .map(|(_, identity)| *identity)
+            .collect();
+        let owners = maglev::populate(&identities, bits);
+        let slots = owners.into_iter().enumerate().map(|(index, owner)| {
+            let current = self.backends.get(owner as usize);
+            let current = current.map_or(BackendRef::NONE, |(reference, _)| *reference);
             Slot {
                 current,
                 previous: previous(index, current),
             }
-        })
-        .collect()
+        });
+        std::iter::once(self.header).chain(slots).collect()
+    }
+}
+
+/// The slots of a table, without its header.
+pub(super) fn slots_of(extent: Extent, arena: &[Slot]) -> Option<&[Slot]> {
+    let start = extent.offset as usize + 1;
+    arena.get(start..start + extent.slots() as usize)
 }

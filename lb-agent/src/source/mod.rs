@@ -4,16 +4,14 @@
 //! same thing: a [`Snapshot`], whole and new for each change. Neither publishes anything before
 //! it has seen everything once, so that a restart never looks like an empty cluster (item 11).
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
+use imbl::{OrdMap, ordmap::DiffItem};
 use ipnet::IpNet;
 use tokio::sync::watch;
 
-use crate::model::Model;
 pub use crate::model::Rejection;
+use crate::model::{Model, ObjectName};
 
 mod address;
 pub mod kubernetes;
@@ -90,38 +88,41 @@ fn keep_equal(model: &mut Model, last: &Model) {
         service_cidrs: _,
     } = model;
     share(services, &last.services);
-    for (service, slices) in slices {
-        if let Some(last) = last.slices.get(service) {
-            share(slices, last);
-        }
-    }
+    share(slices, &last.slices);
     if *node == last.node {
         node.clone_from(&last.node);
     }
 }
 
-fn share<K: Ord, V: PartialEq>(map: &mut BTreeMap<K, Arc<V>>, last: &BTreeMap<K, Arc<V>>) {
-    for (key, value) in map {
-        match last.get(key) {
-            Some(last) if last == value => value.clone_from(last),
-            _ => {}
+/// Makes of `map` a copy of `last` with what is different in it.
+fn share<V: Clone + PartialEq>(map: &mut OrdMap<ObjectName, V>, last: &OrdMap<ObjectName, V>) {
+    let mut kept = last.clone();
+    for item in last.diff(map) {
+        match item {
+            DiffItem::Add(name, value)
+            | DiffItem::Update {
+                new: (name, value), ..
+            } => {
+                kept.insert(name.clone(), value.clone());
+            }
+            DiffItem::Remove(name, _) => {
+                kept.remove(name);
+            }
         }
     }
+    *map = kept;
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Cause, Node, ObjectName, Slice};
+    use crate::model::{Cause, Node, ObjectName, Slice, Slices};
 
     fn model(zone: &str) -> Model {
-        let name = ObjectName {
-            namespace: "default".to_owned(),
-            name: "alpaca".to_owned(),
-        };
-        let slice = BTreeMap::from([("one".to_owned(), Arc::new(Slice::default()))]);
+        let name = ObjectName::new("default", "alpaca");
+        let slices = Slices::from([("one", Arc::new(Slice::default()))]);
         Model {
-            slices: BTreeMap::from([(name, slice)]),
+            slices: OrdMap::from_iter([(name, slices)]),
             node: Some(Arc::new(Node {
                 zone: Some(zone.to_owned()),
                 ..Node::default()
@@ -152,10 +153,7 @@ mod tests {
         let (sender, mut receiver) = channel();
         publish(&sender, model("a"), Vec::new());
         receiver.mark_unchanged();
-        let name = ObjectName {
-            namespace: "default".to_owned(),
-            name: "x".to_owned(),
-        };
+        let name = ObjectName::new("default", "x");
         let rejection = Rejection {
             field: "spec.type".to_owned(),
             ..Rejection::of_service(&name, Cause::InvalidObject, "unknown")
@@ -176,7 +174,7 @@ mod tests {
         publish(&sender, model("b"), Vec::new());
         let second = receiver.borrow().clone().unwrap();
         let slice = |snapshot: &Snapshot| {
-            let (_, slices) = snapshot.model.slices.first_key_value().unwrap();
+            let (_, slices) = snapshot.model.slices.get_min().unwrap();
             slices["one"].clone()
         };
         assert!(Arc::ptr_eq(&slice(&first), &slice(&second)));

@@ -16,7 +16,7 @@ use nix::{
 use super::{PinDir, soon};
 
 /// Runs `test` in a fresh network namespace, which ends with the thread.
-fn in_namespace(test: impl FnOnce() + Send + 'static) {
+pub(super) fn in_namespace(test: impl FnOnce() + Send + 'static) {
     let body = move || {
         unshare(CloneFlags::CLONE_NEWNET).expect("this test needs root");
         test();
@@ -26,18 +26,19 @@ fn in_namespace(test: impl FnOnce() + Send + 'static) {
     }
 }
 
-fn ip(arguments: &str) {
+pub(super) fn ip(arguments: &str) {
     let mut command = Command::new("ip");
     let status = command.args(arguments.split_whitespace()).status().unwrap();
     assert!(status.success(), "ip {arguments}");
 }
 
-fn state(devices: &[(&str, Role)]) -> State {
+pub(super) fn state(devices: &[(&str, Role)]) -> State {
     let devices = devices.iter().map(|&(name, role)| {
         let device = Device {
             name: name.into(),
             role: Some(role),
             interface: None,
+            vlan: false,
         };
         (if_nametoindex(name).unwrap(), device)
     });
@@ -48,24 +49,24 @@ fn state(devices: &[(&str, Role)]) -> State {
 }
 
 /// Ids of the tcx programs of a device, in their order.
-fn tcx(device: &str, direction: TcAttachType) -> Vec<u32> {
+pub(super) fn tcx(device: &str, direction: TcAttachType) -> Vec<u32> {
     let (_, programs) = SchedClassifier::query_tcx(device, direction).unwrap();
     programs.iter().map(|p| p.id()).collect()
 }
 
 /// Whether a device has XDP in the mode that `ip` calls `xdpgeneric` or `xdp`.
-fn has_xdp(device: &str, mode: &str) -> bool {
+pub(super) fn has_xdp(device: &str, mode: &str) -> bool {
     let output = Command::new("ip").args(["link", "show", device]).output();
     let text = String::from_utf8(output.unwrap().stdout).unwrap();
     text.split_whitespace().any(|word| word == mode)
 }
 
 /// Nothing attached, replaced or removed.
-const NOTHING: [Vec<String>; 3] = [const { Vec::new() }; 3];
+pub(super) const NOTHING: [Vec<String>; 3] = [const { Vec::new() }; 3];
 
 /// Synchronises without any failure; returns what was attached, replaced, removed.
 #[track_caller]
-fn sync(dataplane: &mut BpfDataplane, state: &State) -> [Vec<String>; 3] {
+pub(super) fn sync(dataplane: &mut BpfDataplane, state: &State) -> [Vec<String>; 3] {
     let synced = dataplane.sync_attachments(state);
     assert!(synced.failed.is_empty(), "{:?}", synced.failed);
     let names = |list: Vec<bpf::Attachment>| list.iter().map(ToString::to_string).collect();

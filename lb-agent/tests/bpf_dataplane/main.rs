@@ -13,17 +13,20 @@ use std::{
 
 use aya::programs::links::PinnedLink;
 use lb_agent::{
-    dataplane::bpf::{self, BpfDataplane, Error, Options, XdpMode},
+    dataplane::bpf::{self, BpfDataplane, Error, Options, TcMode, XdpMode},
     object,
 };
 use lb_common::{
     DatapathConfig,
-    maps::{BACKENDS, FRONTENDS, INTERFACES, LAYOUT_VERSION, MapSpec, SLOTS, SPECS},
+    maps::{BACKENDS, EVENTS, FRONTENDS, INTERFACES, LAYOUT_VERSION, MapSpec, SLOTS, SPECS},
 };
 
+mod carry;
 mod devices;
+mod filters;
 mod maps;
 mod sockets;
+mod sweep;
 
 /// All maps, smaller than they are made for nodes.
 fn specs() -> Vec<MapSpec> {
@@ -32,6 +35,8 @@ fn specs() -> Vec<MapSpec> {
         SLOTS => 4096,
         BACKENDS => 256,
         INTERFACES => 16,
+        // Whole pages.
+        EVENTS => 1 << 16,
         _ => 1024,
     };
     SPECS
@@ -63,8 +68,11 @@ impl PinDir {
             pin_dir: self.0.clone(),
             cgroup: None,
             xdp: XdpMode::Native,
+            tc: TcMode::Auto,
             maps: specs(),
             config: DatapathConfig::DEFAULT,
+            discards_unknown_layouts: false,
+            stop_after: None,
         }
     }
 

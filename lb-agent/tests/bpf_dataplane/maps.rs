@@ -19,15 +19,15 @@ use lb_common::{
 
 use super::PinDir;
 
-fn addr(last: u8) -> Addr {
+pub(super) fn addr(last: u8) -> Addr {
     Ipv4Addr::new(192, 0, 2, last).into()
 }
 
-fn key(last: u8) -> FrontendKey {
+pub(super) fn key(last: u8) -> FrontendKey {
     FrontendKey::new(addr(last), 8000, protocol::TCP)
 }
 
-fn frontend(service: u32) -> Frontend {
+pub(super) fn frontend(service: u32) -> Frontend {
     Frontend {
         service,
         generation: 1,
@@ -41,7 +41,7 @@ fn frontend(service: u32) -> Frontend {
     }
 }
 
-fn backend(last: u8) -> Backend {
+pub(super) fn backend(last: u8) -> Backend {
     Backend {
         addr: addr(last),
         service: 1,
@@ -55,23 +55,23 @@ fn backend(last: u8) -> Backend {
     }
 }
 
-fn interface() -> Interface {
+pub(super) fn interface() -> Interface {
     Interface {
         snat4: addr(9),
         snat6: Addr::UNSPECIFIED,
         role: Role::Uplink as u8,
-        pad: [0; 3],
+        ..Interface::default()
     }
 }
 
-fn vip() -> Vip {
+pub(super) fn vip() -> Vip {
     Vip {
         flags: vip::flags::CLUSTER_IP,
     }
 }
 
 /// A network within the one that `range(1)` is: both can be there.
-fn range(last: u8) -> SourceRange {
+pub(super) fn range(last: u8) -> SourceRange {
     SourceRange {
         prefix_len: SourceRange::SERVICE_BITS + 96 + 16 + u32::from(last),
         service: 7,
@@ -79,7 +79,7 @@ fn range(last: u8) -> SourceRange {
     }
 }
 
-fn nets() -> ServiceNets {
+pub(super) fn nets() -> ServiceNets {
     let mut nets = ServiceNets::default();
     nets.nets[0] = ServiceNet {
         addr: addr(0),
@@ -89,7 +89,7 @@ fn nets() -> ServiceNets {
     nets
 }
 
-fn slots() -> [Slot; 2] {
+pub(super) fn slots() -> [Slot; 2] {
     let slot = Slot {
         current: BackendRef::new(5, 3),
         previous: BackendRef::NONE,
@@ -185,12 +185,12 @@ fn maps_of_another_shape_are_not_adopted() {
         .put(&Element::Frontend(key(1), frontend(1)))
         .unwrap();
     let error = pins.open_with(|options| {
-        options.maps[0].max_entries = 128;
+        options.maps[0].value_size = 40;
         options.maps[2].key_size = 8;
     });
     let error = error.err().unwrap().to_string();
     assert!(
-        error.contains("FRONTENDS: capacity is 64, must be 128"),
+        error.contains("FRONTENDS: value size is 32, must be 40"),
         "{error}"
     );
     assert!(

@@ -9,7 +9,7 @@ use etherparse::{
 use proptest::prelude::*;
 
 use super::*;
-use crate::packet::{Packet, V4, V6, ethertype, parse, parse_portless};
+use crate::packet::{Packet, V4, V6, Walk, ethertype, headers, parse};
 
 const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const OWN_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
@@ -108,6 +108,16 @@ fn frame(v4: bool, sent: Sent, ports: [u16; 2], payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// Answers an echo request as the programs do.
+fn echo_back<F: Family>(packet: &mut Growing) {
+    let l3 = ethernet::HEADER_LEN;
+    let found = headers::<F, _>(packet, l3, &mut Walk::zeroed()).unwrap();
+    let mut parsed = Parsed::zeroed();
+    parsed.read_portless::<F, _>(packet, found).unwrap();
+    let l4 = found.l4();
+    echo::<F, _>(packet, &parsed, Offsets { l3, l4 }).unwrap();
+}
+
 /// Rejects a frame as the programs do; `partial` if its sender left the checksum to the device.
 fn rejected(bytes: &[u8], partial: bool) -> Option<Vec<u8>> {
     fn run<F: Family>(mut packet: Growing, partial: bool) -> Option<Vec<u8>> {
@@ -119,7 +129,8 @@ fn rejected(bytes: &[u8], partial: bool) -> Option<Vec<u8>> {
         };
         let l4 = offsets.l3 + ip_header_len::<F>();
         packet.partial = partial.then_some(l4 + field);
-        reject::<F, _>(&mut packet, &parsed, offsets, &mut Quote::zeroed())?;
+        let refusal = Message::refusal(&parsed);
+        tell::<F, _>(&mut packet, &parsed, offsets, &mut Quote::zeroed(), refusal)?;
         packet.complete(l4);
         Some(packet.bytes)
     }
@@ -267,11 +278,9 @@ proptest! {
         written.unwrap();
         let mut packet = Growing { bytes: question.clone(), partial: None };
         if v4 {
-            let (parsed, offsets) = parse_portless::<V4, _>(&packet).unwrap();
-            echo::<V4, _>(&mut packet, &parsed, offsets).unwrap();
+            echo_back::<V4>(&mut packet);
         } else {
-            let (parsed, offsets) = parse_portless::<V6, _>(&packet).unwrap();
-            echo::<V6, _>(&mut packet, &parsed, offsets).unwrap();
+            echo_back::<V6>(&mut packet);
         }
         let answer = SlicedPacket::from_ethernet(&packet.bytes).unwrap();
         check_ip(&answer, &SlicedPacket::from_ethernet(&question).unwrap());

@@ -56,10 +56,7 @@ pub(super) fn prefer<T: Tables>(env: &T, scratch: &mut Scratch, site: Site) {
         Site::Pod(_) => scratch.flags & flags::INSIDE_LOCAL,
         Site::Wire => scratch.flags & flags::OUTSIDE_LOCAL,
     };
-    scratch.affinity_key = AffinityKey {
-        client: scratch.parsed.tuple.src.by_words(),
-        service: scratch.service,
-    };
+    set_key(scratch);
     let Some(affinity) = env.affinity(&scratch.affinity_key) else {
         return;
     };
@@ -83,12 +80,22 @@ pub(super) fn prefer<T: Tables>(env: &T, scratch: &mut Scratch, site: Site) {
     }
 }
 
+#[inline(always)]
+fn set_key(scratch: &mut Scratch) {
+    scratch.affinity_key = AffinityKey {
+        client: scratch.parsed.tuple.src.by_words(),
+        service: scratch.service,
+    };
+}
+
 /// Remembers who serves the client from now on.
 #[inline(always)]
 pub(super) fn bind<T: Tables>(env: &T, scratch: &mut Scratch) {
     if scratch.affinity_timeout_s == 0 {
         return;
     }
+    // Nobody has looked it up where there is no table.
+    set_key(scratch);
     scratch.affinity = Affinity {
         used_tick: scratch.now.tick,
         backend: scratch.leg.reference,

@@ -4,23 +4,27 @@
 //! flow need is out of line ([`super::recall`], [`renew`], [`super::open`]): the verifier follows it once per call, and
 //! both families share it.
 
+use core::hint::black_box;
+
 use bytemuck::Zeroable;
 
 use super::{
     Action, Env, Route, Scratch, choose,
     open::{Opened, open},
-    recall::recall,
+    pin::keep_pin,
+    recall::{Recalled, recall},
+    send::send,
     unserved::{self, Judgement},
+    within::stay_within,
 };
 use crate::{
-    Addr, BackendRef, Extent, FlowKey, Frontend, Hop, Pin, Slot, Tuple,
+    Addr, BackendRef, Extent, Flow, FlowKey, Frontend, Hop, Slot, Tuple,
+    addresses::Role,
     backend::Backend,
     counter::Outcome,
-    flow::{Direction, edge},
+    flow::{Direction, confirmed, edge},
     frontend::flags,
-    hash, protocol,
-    rewrite::Endpoint,
-    select,
+    hash, protocol, select,
 };
 
 /// Where a client's packets enter the node.
@@ -81,6 +85,9 @@ pub struct Leg {
     pub(super) serves: u16,
     /// Whether it gets new ones.
     pub(super) is_active: u16,
+    /// Whether it is on this node.
+    pub(super) is_local: u16,
+    pub(super) pad: u16,
 }
 
 /// What the store says about a candidate: bits, all of which are always known. An enum with fields
@@ -101,10 +108,12 @@ impl Found {
     pub(super) const OPENING: u32 = 8;
     /// … the slow tick: what is cached is to be renewed.
     pub(super) const DUE: u32 = 16;
-    /// … it is in `PINS`.
+    /// … it has a pin.
     pub(super) const PINNED: u32 = 32;
     /// … one side has ended it.
     pub(super) const ENDED: u32 = 64;
+    /// … this packet confirms it.
+    pub(super) const CONFIRMED: u32 = 128;
 
     #[inline(always)]
     pub(super) fn has(self, bit: u32) -> bool {
@@ -126,18 +135,26 @@ pub fn forward<E: Env>(
         // Localhost NodePorts are for sockets of the node, never for packets (item 22).
         return match site {
             Site::Pod(_) => None,
-            Site::Wire => Some(Action::Drop(Outcome::Martian)),
+            Site::Wire => Some(scratch.drops(Outcome::Martian)),
         };
     }
-    scratch.frontend_key = tuple.frontend();
-    scratch.hash = tuple.hash(env.config().seed);
-    let Some(frontend) = env.frontend(&scratch.frontend_key) else {
+    let dialled = if env.may_be(tuple.dst, Role::Dialled) {
+        scratch.frontend_key = tuple.frontend();
+        env.frontend(&scratch.frontend_key)
+    } else {
+        None
+    };
+    let Some(frontend) = dialled else {
         return if decides_all {
             without_frontend(env, scratch, site)
         } else {
             None
         };
     };
+    if site == Site::Wire && !scratch.parsed.tuple.src.is_of_a_host() {
+        return Some(scratch.drops(Outcome::Martian));
+    }
+    scratch.hash = scratch.parsed.tuple.hash(env.config().seed);
     scratch.service = frontend.service;
     scratch.flags = frontend.flags;
     scratch.affinity_timeout_s = frontend.affinity_timeout_s;
@@ -148,7 +165,7 @@ pub fn forward<E: Env>(
     }
     match slot(env, &frontend, scratch.extent, scratch.hash) {
         Some(slot) => scratch.slot = slot,
-        None => return Some(Action::Drop(Outcome::TornTable)),
+        None => return Some(scratch.drops(Outcome::TornTable)),
     }
     if frontend.affinity_timeout_s != 0 {
         choose::prefer(env, scratch, site);
@@ -162,10 +179,12 @@ fn without_frontend<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> O
     scratch.flags = 0;
     match unserved::judge(env, scratch) {
         Judgement::Resume => {
+            scratch.hash = scratch.parsed.tuple.hash(env.config().seed);
             scratch.now = env.now();
             Some(serve_no_more(env, scratch, site))
         }
-        other => other.action(),
+        Judgement::Reject if scratch.parsed.is_error() => Some(scratch.drops(Outcome::UnknownFlow)),
+        other => other.action(scratch),
     }
 }
 
@@ -176,20 +195,26 @@ fn serve_no_more<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> Acti
         current: BackendRef::NONE,
         previous: BackendRef::NONE,
     };
-    if recall(env, scratch, site) {
-        return send(env, scratch);
+    match recall(env, scratch, site) {
+        Recalled::Send => return send(env, scratch, site),
+        Recalled::Reset => return Action::Reset,
+        Recalled::Behind => return Action::Pass,
+        Recalled::Unknown => {}
+    }
+    if scratch.parsed.is_error() {
+        return scratch.drops(Outcome::UnknownFlow);
     }
     if !choose::may_begin(env, scratch) {
-        return Action::Drop(Outcome::NotAllowed);
+        return scratch.drops(Outcome::NotAllowed);
     }
     if scratch.flags & flags::UNSERVED != 0 {
         return unserved::judge(env, scratch)
-            .action()
+            .action(scratch)
             .unwrap_or(Action::Pass);
     }
     // A policy that finds nobody here drops; a Service without anybody rejects (items 41, 42).
     if scratch.flags & flags::HAS_ENDPOINTS != 0 {
-        Action::Drop(Outcome::NoBackend)
+        scratch.drops(Outcome::NoBackend)
     } else {
         Action::Reject
     }
@@ -213,26 +238,31 @@ pub(super) fn slot<E: super::Tables>(
 #[inline(always)]
 fn serve<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> Action {
     if !set_leg(env, scratch, site, scratch.slot.current) {
-        return Action::Drop(Outcome::TornTable);
+        return scratch.drops(Outcome::TornTable);
     }
-    let found = find(env, scratch, site);
+    let found = find(env, scratch, site, E::glance);
     if found.has(Found::OURS) {
         if scratch.parsed.is_syn() && !found.has(Found::OPENING) && !reopen(env, scratch) {
-            return Action::Drop(Outcome::NotAllowed);
+            return scratch.drops(Outcome::NotAllowed);
         }
-        renew_if_due(env, scratch, found);
-        return send(env, scratch);
+        tend(env, scratch, site, found);
+        return send(env, scratch, site);
     }
-    if recall(env, scratch, site) {
-        return send(env, scratch);
+    match recall(env, scratch, site) {
+        Recalled::Send => return send(env, scratch, site),
+        Recalled::Reset => return Action::Reset,
+        Recalled::Behind => return Action::Pass,
+        Recalled::Unknown => {}
     }
     match open(env, scratch, site, found) {
-        Opened::Send => send(env, scratch),
+        Opened::Send => send(env, scratch, site),
         Opened::Defer => Action::Defer,
-        Opened::NoSnatPort => Action::Drop(Outcome::NoSnatPort),
-        Opened::Unroutable => Action::Drop(Outcome::Unroutable),
-        Opened::TornTable => Action::Drop(Outcome::TornTable),
-        Opened::NotAllowed => Action::Drop(Outcome::NotAllowed),
+        Opened::NoSnatPort => scratch.drops(Outcome::NoSnatPort),
+        Opened::Unroutable => scratch.drops(Outcome::Unroutable),
+        Opened::TornTable => scratch.drops(Outcome::TornTable),
+        Opened::NotAllowed => scratch.drops(Outcome::NotAllowed),
+        Opened::Unknown => scratch.drops(Outcome::UnknownFlow),
+        Opened::Martian => scratch.drops(Outcome::Martian),
     }
 }
 
@@ -272,6 +302,8 @@ pub(super) fn set_leg<E: Env>(
         source_port: first_port(env, scratch, nat),
         serves: backend.serves().into(),
         is_active: backend.is_active().into(),
+        is_local: (backend.local != 0).into(),
+        pad: 0,
     };
     true
 }
@@ -287,20 +319,22 @@ fn nat_of(backend: &Backend, tuple: &Tuple, site: Site) -> u32 {
 
 /// The port that a backend sees as source, if nothing speaks against it.
 #[inline(always)]
-fn first_port<E: Env>(env: &E, scratch: &Scratch, nat: u32) -> u16 {
+pub(super) fn first_port<E: Env>(env: &E, scratch: &Scratch, nat: u32) -> u16 {
     // SCTP's checksum covers its ports, and is no sum of differences: they stay.
     if nat == Nat::KEEP || scratch.parsed.tuple.protocol == protocol::SCTP {
         scratch.parsed.tuple.src_port
     } else {
-        other_port(env, scratch, 0)
+        other_port(env, scratch, nat, 0)
     }
 }
 
-/// A port of the SNAT range, by the flow's hash.
+/// A port that the backend may see as source, by the flow's hash.
 #[inline(always)]
-pub(super) fn other_port<E: Env>(env: &E, scratch: &Scratch, attempt: u32) -> u16 {
+pub(super) fn other_port<E: Env>(env: &E, scratch: &Scratch, nat: u32, attempt: u32) -> u16 {
     let hash = moving_hash(scratch, attempt);
-    select::snat_port(&env.config(), &scratch.parsed.tuple, hash, attempt)
+    let tuple = &scratch.parsed.tuple;
+    let ports = env.config().ports(tuple.src, nat == Nat::SNAT);
+    select::source_port(ports, tuple, hash, attempt)
 }
 
 /// The hash that selects what is tried at the `attempt`-th time. Alternatives are remembered by a
@@ -336,8 +370,26 @@ pub(super) fn set_key(scratch: &mut Scratch, site: Site) {
 }
 
 #[inline(always)]
-pub(super) fn find<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> Found {
+pub(super) fn find<E: Env>(
+    env: &mut E,
+    scratch: &mut Scratch,
+    site: Site,
+    look_up: impl for<'a> FnOnce(&'a mut E, &FlowKey) -> Option<&'a mut Flow>,
+) -> Found {
     set_key(scratch, site);
+    scratch.found = meet(env, scratch, look_up).0;
+    // Read back from the scratch memory, of which the verifier knows nothing: else it follows the
+    // packet's further way once for each of these combinations, and for each of the store's maps.
+    Found(black_box(&*scratch).found)
+}
+
+/// Notes the packet in the record of the key that is set.
+#[inline(always)]
+fn meet<E: Env>(
+    env: &mut E,
+    scratch: &mut Scratch,
+    look_up: impl for<'a> FnOnce(&'a mut E, &FlowKey) -> Option<&'a mut Flow>,
+) -> Found {
     let Scratch {
         parsed,
         now,
@@ -346,7 +398,7 @@ pub(super) fn find<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> Fo
         key,
         ..
     } = scratch;
-    let Some(flow) = env.look_up(key) else {
+    let Some(flow) = look_up(env, key) else {
         return Found::FREE;
     };
     if flow.is_expired(*now) {
@@ -361,17 +413,72 @@ pub(super) fn find<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> Fo
     }
     let opening = if flow.is_opening() { Found::OPENING } else { 0 };
     let ended = u32::from(flow.ends != 0) * Found::ENDED;
-    let due = flow.note(Direction::Forward, parsed.tcp_flags, *now);
+    let due = !parsed.is_error() && flow.note(Direction::Forward, parsed.tcp_flags, *now);
     (*snat, *hop) = (flow.snat.by_words(), flow.forward.by_words());
+    let [_, ack] = parsed.tcp_numbers;
+    let is_confirmed = !parsed.is_error() && flow.is_confirmed_by(parsed.tcp_flags, ack, due);
+    let confirmed = if is_confirmed { Found::CONFIRMED } else { 0 };
     let due = if due { Found::DUE } else { 0 };
     let pinned = u32::from(flow.pinned & 1) * Found::PINNED;
-    Found(Found::OURS | opening | ended | due | pinned)
+    Found(Found::OURS | opening | ended | due | pinned | confirmed)
 }
 
+/// Does what a packet of a known flow gives occasion to.
 #[inline(always)]
-pub(super) fn renew_if_due<E: Env>(env: &mut E, scratch: &mut Scratch, found: Found) {
-    if scratch.leg.nat == Nat::SNAT && (found.has(Found::DUE) || scratch.hop.ifindex == 0) {
-        renew(env, scratch);
+pub(super) fn tend<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site, found: Found) {
+    if found.has(Found::CONFIRMED) {
+        confirm(env, scratch);
+    }
+    match site {
+        Site::Pod(ifindex) if found.has(Found::DUE) => {
+            stay_within(env, scratch, ifindex);
+            keep_hop(env, scratch);
+        }
+        Site::Pod(_) => {}
+        Site::Wire => {
+            if scratch.leg.nat == Nat::SNAT && (found.has(Found::DUE) || scratch.hop.ifindex == 0) {
+                renew(env, scratch);
+            }
+        }
+    }
+}
+
+/// Keeps the hop in the record of the key that is set.
+#[inline(always)]
+fn keep_hop<E: Env>(env: &mut E, scratch: &Scratch) {
+    if let Some(flow) = env.look_up(&scratch.key) {
+        flow.forward = scratch.hop.by_words();
+    }
+}
+
+/// Moves the record of the key that is set to those that no flood displaces. Where there is no room,
+/// the flow is served from where it is.
+#[inline(never)]
+fn confirm<E: Env>(env: &mut E, scratch: &mut Scratch) {
+    let Scratch {
+        parsed, key, flow, ..
+    } = scratch;
+    let Some(record) = env.look_up(key) else {
+        return;
+    };
+    flow.confirm(record);
+    // A record that is displaced is another flow's at once: what was copied must be ours still.
+    let is_ours = flow.is_owned_by(&parsed.tuple)
+        && env
+            .look_up(key)
+            .is_some_and(|record| record.is_owned_by(&parsed.tuple));
+    if !is_ours {
+        return;
+    }
+    if env.promote(key, flow) {
+        if flow.pinned != 0 {
+            keep_pin(env, scratch);
+        }
+        return;
+    }
+    env.count(Outcome::TableFull);
+    if let Some(record) = env.look_up(key) {
+        record.confirmed = confirmed::REFUSED;
     }
 }
 
@@ -384,58 +491,5 @@ fn renew<E: Env>(env: &mut E, scratch: &mut Scratch) {
         Route::Defer => Hop::device(0),
         Route::Unreachable => return,
     };
-    if let Some(flow) = env.look_up(&scratch.key) {
-        flow.forward = scratch.hop.by_words();
-    }
-}
-
-#[inline(always)]
-pub(super) fn pin<E: Env>(env: &E, scratch: &mut Scratch) {
-    scratch.pin_key = scratch.parsed.tuple.pin();
-    scratch.pin = Pin {
-        backend: scratch.leg.reference,
-        source_port: scratch.leg.source_port,
-        pad: 0,
-    };
-    env.insert_pin(&scratch.pin_key, &scratch.pin);
-}
-
-/// Sends a packet of a known flow on its way.
-#[inline(always)]
-fn send<E: Env>(env: &E, scratch: &mut Scratch) -> Action {
-    let Scratch {
-        parsed,
-        leg,
-        snat,
-        hop,
-        src,
-        dst,
-        ..
-    } = scratch;
-    *dst = Endpoint {
-        addr: leg.addr.by_words(),
-        port: leg.port,
-    };
-    src.port = leg.source_port;
-    match leg.nat {
-        Nat::HAIRPIN => {
-            src.addr = parsed.tuple.dst.by_words();
-            Action::Bounce
-        }
-        Nat::SNAT if !env.can_send(hop) => Action::Defer,
-        // The stack tells the client why its packet cannot go on. One that may be fragmented goes:
-        // the stack would send the pieces on with the client's address.
-        Nat::SNAT if parsed.ttl <= 1 || !(parsed.may_fragment || env.fits(parsed, hop)) => {
-            Action::ToBackend
-        }
-        Nat::SNAT => {
-            src.addr = snat.by_words();
-            Action::Out
-        }
-        _ if leg.source_port != parsed.tuple.src_port => {
-            src.addr = parsed.tuple.src.by_words();
-            Action::Remap(Outcome::ToStack)
-        }
-        _ => Action::ToBackend,
-    }
+    keep_hop(env, scratch);
 }

@@ -1,7 +1,7 @@
 //! One function for each hook.
 
 use super::{
-    Action, Env, Scratch,
+    Action, Env, Scratch, Tables,
     forward::{Site, forward},
     reply::{forget, unhairpin, unmask, unsnat},
     unserved,
@@ -9,6 +9,7 @@ use super::{
 use crate::{
     counter::Outcome,
     flow::edge,
+    interface::flags,
     packet::{Icmp, Parsed},
     protocol,
 };
@@ -16,9 +17,13 @@ use crate::{
 /// XDP on an uplink: what it leaves alone, [`wire_ingress`] decides.
 #[inline(always)]
 pub fn xdp<E: Env>(env: &mut E, scratch: &mut Scratch) -> Action {
-    snat_reply(env, scratch)
-        .or_else(|| forward(env, scratch, Site::Wire, false))
-        .unwrap_or(Action::Pass)
+    match snat_reply(env, scratch).or_else(|| forward(env, scratch, Site::Wire, false)) {
+        Some(action) => action,
+        None => {
+            forget(env, scratch, edge::WIRE_EGRESS, |_| false);
+            Action::Pass
+        }
+    }
 }
 
 /// tcx ingress of an uplink.
@@ -27,10 +32,23 @@ pub fn wire_ingress<E: Env>(env: &mut E, scratch: &mut Scratch) -> Action {
     match snat_reply(env, scratch).or_else(|| forward(env, scratch, Site::Wire, true)) {
         Some(action) => action,
         None => {
-            forget(env, scratch, edge::WIRE_EGRESS);
+            let is_plain = scratch.is_plain != 0;
+            forget(env, scratch, edge::WIRE_EGRESS, |env| {
+                is_plain && is_behind_xdp(env)
+            });
             Action::Pass
         }
     }
+}
+
+/// Whether XDP has met the packets of this device before, and has seen what they were for.
+///
+/// What it says about those that it has changed is lost where the kernel copies the packet, for a packet
+/// socket that somebody listens at: that a SYN was for a Service cannot be told any more.
+#[inline(always)]
+fn is_behind_xdp<E: Env>(env: &E) -> bool {
+    let interface = env.interface(env.ifindex());
+    interface.is_some_and(|interface| interface.flags & flags::XDP != 0)
 }
 
 /// tcx ingress of a tunnel: replies to an SNAT address.
@@ -49,7 +67,7 @@ pub fn wire_egress<E: Env>(env: &mut E, scratch: &mut Scratch) -> Action {
 #[inline(always)]
 pub fn pod_ingress<E: Env>(env: &mut E, scratch: &mut Scratch) -> Action {
     let ifindex = env.ifindex();
-    if may_be_snat_reply(env, &scratch.parsed)
+    if may_be_hairpin_reply(env, &scratch.parsed)
         && let Some(action) = unhairpin(env, scratch, ifindex)
     {
         return action;
@@ -57,7 +75,7 @@ pub fn pod_ingress<E: Env>(env: &mut E, scratch: &mut Scratch) -> Action {
     match forward(env, scratch, Site::Pod(ifindex), true) {
         Some(action) => action,
         None => {
-            forget(env, scratch, ifindex);
+            forget(env, scratch, ifindex, |_| false);
             Action::Pass
         }
     }
@@ -71,30 +89,41 @@ pub fn pod_egress<E: Env>(env: &mut E, scratch: &mut Scratch) -> Action {
 
 /// A packet without ports, at a hook where clients' packets enter.
 #[inline(always)]
-pub fn portless<E: Env>(env: &mut E, scratch: &mut Scratch) -> Action {
+pub fn portless<E: Tables>(env: &E, scratch: &mut Scratch) -> Action {
     let action = match scratch.parsed.icmp() {
         Some(Icmp::EchoRequest) => unserved::echo(env, scratch),
         // An error, or an answer: nobody answers these, and nobody is there for them.
         Some(Icmp::Other) => {
-            unserved::reject(env, scratch).map(|_| Action::Drop(Outcome::Unallocated))
+            unserved::reject(env, scratch).map(|_| scratch.drops(Outcome::Unallocated))
         }
         None => unserved::reject(env, scratch),
     };
     action.unwrap_or(Action::Pass)
 }
 
+/// A packet whose headers lead nowhere, at a hook where clients' packets enter.
+#[inline(always)]
+pub fn malformed<E: Tables>(env: &E, scratch: &mut Scratch) -> Action {
+    match unserved::reject(env, scratch) {
+        Some(_) => scratch.drops(Outcome::Malformed),
+        None => Action::Pass,
+    }
+}
+
 #[inline(always)]
 fn snat_reply<E: Env>(env: &mut E, scratch: &mut Scratch) -> Option<Action> {
-    if may_be_snat_reply(env, &scratch.parsed) {
+    let tuple = &scratch.parsed.tuple;
+    // All else costs no look-up. SCTP's ports stay as they are.
+    if env.config().may_be_snat(tuple.dst, tuple.dst_port) || tuple.protocol == protocol::SCTP {
         unsnat(env, scratch)
     } else {
         None
     }
 }
 
-/// Only ports of the SNAT range, and of SCTP, whose ports stay as they are, can be replies to an
-/// SNAT address: all else costs no look-up.
+/// Only ports of the range that is common to all addresses, and of SCTP, whose ports stay as they
+/// are, can be a pod's replies to itself.
 #[inline(always)]
-fn may_be_snat_reply<E: Env>(env: &E, parsed: &Parsed) -> bool {
+fn may_be_hairpin_reply<E: Env>(env: &E, parsed: &Parsed) -> bool {
     env.config().is_snat_port(parsed.tuple.dst_port) || parsed.tuple.protocol == protocol::SCTP
 }

@@ -3,26 +3,35 @@
 //! The functions are generic over [`Env`]: in the kernel it is the maps and the device of one
 //! program run, on the host whatever a test makes it.
 
+mod action;
 mod choose;
 pub mod forward;
+pub mod fragments;
 pub mod hooks;
 mod open;
+mod pin;
 mod recall;
 pub mod reply;
+mod send;
 pub mod sockets;
 pub mod unserved;
+mod within;
 
+pub use self::action::{Action, way};
 use bytemuck::Zeroable;
 
 use crate::{
     Addr, Affinity, AffinityKey, Backend, BackendRef, DatapathConfig, Extent, Flow, FlowKey,
-    Frontend, FrontendKey, Hop, Interface, Pin, PinKey, Slot, SourceRange, Vip,
-    answer::Quote,
+    FragmentKey, Fragments, Frontend, FrontendKey, HeldKey, Hop, Interface, Pin, PinKey, Slot,
+    SourceRange, Vip,
+    addresses::Role,
+    answer::{Message, Quote},
     counter::Outcome,
     flow::Now,
-    packet::Parsed,
+    packet::{OFFSET_MAX, Offsets, Parsed, Walk},
     path::forward::Leg,
-    rewrite::{Endpoint, Rewrite},
+    rewrite::Endpoint,
+    wire::ethernet,
 };
 
 /// The tables that the agent fills, and those that the programs keep for themselves.
@@ -31,6 +40,8 @@ pub trait Tables {
     fn config(&self) -> DatapathConfig;
     /// The time.
     fn now(&self) -> Now;
+    /// Whether `addr` may be what `role` says; if not, no table knows it as that.
+    fn may_be(&self, addr: Addr, role: Role) -> bool;
     /// An element of `FRONTENDS`.
     fn frontend(&self, key: &FrontendKey) -> Option<Frontend>;
     /// An element of `SLOTS`.
@@ -39,10 +50,14 @@ pub trait Tables {
     fn backend(&self, index: u32) -> Option<Backend>;
     /// An element of `INTERFACES`.
     fn interface(&self, ifindex: u32) -> Option<Interface>;
-    /// An element of `PINS`.
+    /// An element of `PINS`, or else of `OPENING_PINS`.
     fn pin(&self, key: &PinKey) -> Option<Pin>;
-    /// Inserts or replaces an element of `PINS`. Best effort: the map forgets the oldest.
+    /// Inserts or replaces the pin of a flow that no client has confirmed. Best effort: the map forgets
+    /// the oldest.
     fn insert_pin(&self, key: &PinKey, pin: &Pin);
+    /// Inserts or replaces the pin of a flow that a client has confirmed, of which no flood leaves less.
+    /// Best effort, too.
+    fn keep_pin(&self, key: &PinKey, pin: &Pin);
     /// An element of `AFFINITY`.
     fn affinity(&self, key: &AffinityKey) -> Option<Affinity>;
     /// Inserts or replaces an element of `AFFINITY`. Best effort: the map forgets the oldest.
@@ -59,15 +74,36 @@ pub trait Tables {
     fn count(&self, outcome: Outcome);
 }
 
-/// The store of flows.
+/// The store of flows: those that are opening, of which the ones used least make room for new
+/// ones, and those that were promoted, which stay until they are removed. A key has one record.
 pub trait FlowStore {
     /// Looks a record up, to be read or changed in place.
     fn look_up(&mut self, key: &FlowKey) -> Option<&mut Flow>;
-    /// Inserts a record unless its key is there. False if it is, or if there is no room.
+    /// The same for less, where what is missed leads to [`insert_if_absent`](Self::insert_if_absent): one
+    /// that another CPU is promoting at this moment may be missed.
+    fn glance(&mut self, key: &FlowKey) -> Option<&mut Flow> {
+        self.look_up(key)
+    }
+    /// Inserts the record of an opening flow unless its key is there. False if it is, or if there
+    /// is no room.
     #[must_use]
     fn insert_if_absent(&mut self, key: &FlowKey, flow: &Flow) -> bool;
+    /// Moves the record of an opening flow to those that stay; `flow` is what it has to be there.
+    /// False if there is no room: it stays where it is.
+    #[must_use]
+    fn promote(&mut self, key: &FlowKey, flow: &Flow) -> bool;
+    /// Removes the record of an opening flow; one that is not there is no error.
+    fn displace(&mut self, key: &FlowKey);
     /// Removes a record; one that is not there is no error.
     fn remove(&mut self, key: &FlowKey);
+}
+
+/// What is remembered of packets in pieces.
+pub trait FragmentStore {
+    /// An element of `FRAGMENTS`.
+    fn fragments(&self, key: &FragmentKey) -> Option<Fragments>;
+    /// Inserts or replaces an element of `FRAGMENTS`. Best effort: the map forgets the oldest.
+    fn insert_fragments(&self, key: &FragmentKey, fragments: &Fragments);
 }
 
 /// The device at which a packet is met, and the ways from there.
@@ -78,8 +114,8 @@ pub trait Device {
     fn route(&self, parsed: &Parsed, dst: Addr) -> Route;
     /// Whether this hook can send by `hop`.
     fn can_send(&self, hop: &Hop) -> bool;
-    /// Whether the packet is not larger than the device of `hop` takes.
-    fn fits(&self, parsed: &Parsed, hop: &Hop) -> bool;
+    /// How large a packet may be that the device of `hop` takes, in bytes, if this one is larger; else 0.
+    fn too_big_for(&self, parsed: &Parsed, hop: &Hop) -> u32;
 }
 
 /// Everything that a hook works with.
@@ -95,56 +131,6 @@ pub enum Route {
     Defer,
     /// There is no way.
     Unreachable,
-}
-
-/// What is to be done with a packet.
-///
-/// Where to, the scratch memory says: an enum with addresses in it would live on the stack.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use]
-pub enum Action {
-    /// It is no Service's business: it goes on as it came.
-    Pass,
-    /// It goes on as it came, to a hook that can do more.
-    Defer,
-    /// It is dropped.
-    Drop(Outcome),
-    /// Its sender is told that nobody serves it: [`answer::reject`](crate::answer::reject).
-    Reject,
-    /// It is an ICMP echo request, which is answered: [`answer::echo`](crate::answer::echo).
-    Echo,
-    /// Its destination becomes [`Scratch::dst`], and it goes on its way through the stack.
-    ToBackend,
-    /// Its source becomes [`Scratch::src`], and it goes on its way.
-    ToClient,
-    /// Both ends are rewritten, and it goes on its way: the client's own port was taken. What
-    /// counts is which way it goes.
-    Remap(Outcome),
-    /// Both ends are rewritten, and it leaves by [`Scratch::hop`] at once.
-    Out,
-    /// Both ends are rewritten, and it goes back to where it came from: the pod at the veth's
-    /// other end.
-    Bounce,
-}
-
-impl Action {
-    /// What becomes of the packet's headers.
-    #[inline(always)]
-    #[must_use]
-    pub fn rewrite(self, scratch: &Scratch) -> Rewrite {
-        let (src, dst) = (scratch.src.by_words(), scratch.dst.by_words());
-        let (src, dst) = match self {
-            Self::Out | Self::Bounce | Self::Remap(_) => (Some(src), Some(dst)),
-            Self::ToBackend => (None, Some(dst)),
-            Self::ToClient => (Some(src), None),
-            Self::Pass | Self::Defer | Self::Drop(_) | Self::Reject | Self::Echo => (None, None),
-        };
-        Rewrite {
-            src,
-            dst,
-            routed: matches!(self, Self::Out),
-        }
-    }
 }
 
 /// Working memory of one packet: what map operations take by address, and what the parts
@@ -179,6 +165,16 @@ pub struct Scratch {
     pub first: BackendRef,
     /// Whether an outdated record stands where the flow's own would be.
     pub is_stale: u32,
+    /// How many of the ports that were looked at are held by flows that may be displaced.
+    pub victims: u32,
+    /// The port of the one that was seen last before all others of them.
+    pub victim_port: u16,
+    /// Zero.
+    pub pad: u16,
+    /// When it was seen, in kernel ticks.
+    pub victim_tick: u64,
+    /// Whether it may displace a flow that has not gone on.
+    pub may_displace: u32,
     /// SNAT address of the flow; unspecified without.
     pub snat: Addr,
     /// Next hop of the flow.
@@ -189,6 +185,8 @@ pub struct Scratch {
     pub dst: Endpoint,
     /// Key of the frontend that is dialled.
     pub frontend_key: FrontendKey,
+    /// What the store says about it.
+    pub found: u32,
     /// Key of the record in question.
     pub key: FlowKey,
     /// Key of the packet's pin.
@@ -205,6 +203,42 @@ pub struct Scratch {
     pub client: SourceRange,
     /// The client's affinity.
     pub affinity: Affinity,
+    /// What is counted of a packet that is dropped, or remapped, or whose sender is told.
+    pub outcome: Outcome,
+    /// What the packet's sender is told.
+    pub message: Message,
     /// What an answer quotes.
     pub quote: Quote,
+    /// Where the transport header of a packet begins that is not as most are, in bytes from the
+    /// frame's start, or the ICMP header of an error; 0 if nothing is left to decide.
+    pub l4: u32,
+    /// Whether the packet has headers as most have, which XDP understands, too.
+    pub is_plain: u32,
+    /// How far its headers have been followed.
+    pub walk: Walk,
+    /// What becomes of an ICMP error: a constant of [`way`].
+    pub way: u32,
+    /// A packet in pieces, and which of those that came too early is meant.
+    pub held_key: HeldKey,
+    /// What is known of the packet.
+    pub fragments: Fragments,
+}
+
+impl Scratch {
+    /// The family of the packet.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_v4(&self) -> bool {
+        self.parsed.tuple.src.is_v4()
+    }
+
+    /// Where the packet's headers are.
+    #[inline(always)]
+    #[must_use]
+    pub fn offsets(&self) -> Offsets {
+        Offsets {
+            l3: ethernet::HEADER_LEN,
+            l4: self.l4 as usize & OFFSET_MAX,
+        }
+    }
 }

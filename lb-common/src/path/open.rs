@@ -1,10 +1,17 @@
 //! The first packet of a flow.
 
+use core::hint::black_box;
+
 use super::{
     Env, Route, Scratch, choose,
-    forward::{Found, Nat, Site, moving_hash, other_port, pin, set_key, set_leg},
+    forward::{Found, Nat, Site, first_port, moving_hash, other_port, set_key, set_leg},
+    pin::pin,
+    within::stay_within,
 };
-use crate::{Addr, Hop, counter::Outcome, frontend::flags, protocol, select};
+use crate::{
+    Addr, FrontendKey, Hop, addresses::Role, counter::Outcome, flow::confirmed, frontend::flags,
+    protocol, select, vip,
+};
 
 /// How the first packet of a flow goes on. `leg`, `snat` and `hop` of the scratch memory are set
 /// if it is to be sent.
@@ -17,14 +24,28 @@ pub(super) enum Opened {
     Unroutable,
     TornTable,
     NotAllowed,
+    Unknown,
+    Martian,
 }
+
+/// Tries before a flow that is opening displaces another one, where few others are opening.
+const PATIENCE: u32 = select::PROBES / 2;
+/// So many ports of those that are looked at, held by flows that have not gone on, are a flood: to look
+/// at more of them costs much, and finds nothing better.
+const FLOODED: u32 = select::LOOKS / 2;
 
 /// Opens a flow with the slot's owner, or with another backend or port if its reply could not be
 /// told from another connection's. `found` says what stands where its record would be.
 #[inline(never)]
 pub(super) fn open<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site, found: Found) -> Opened {
+    if scratch.parsed.is_error() {
+        return Opened::Unknown;
+    }
     if !choose::may_begin(env, scratch) {
         return Opened::NotAllowed;
+    }
+    if site == Site::Wire && is_from_a_service(env, scratch) {
+        return Opened::Martian;
     }
     // A connection whose record was forgotten, while its pin was not, goes on where it was.
     let is_recalled = scratch.has_pin != 0
@@ -43,10 +64,27 @@ pub(super) fn open<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site, found
     if !is_recalled && !set_leg(env, scratch, site, scratch.first) {
         return Opened::TornTable;
     }
-    match way_out(env, scratch) {
+    match way(env, scratch, site) {
         Opened::Send => {}
         no_way => return no_way,
     }
+    // Of a record of another backend nothing is known yet.
+    let is_slots = !by_chance && !is_recalled;
+    let is_taken = is_slots && found == Found::TAKEN;
+    scratch.is_stale = u32::from(!is_slots || found == Found::STALE);
+    let mut begin = u32::from(is_taken);
+    if scratch.leg.nat == Nat::SNAT && scratch.parsed.goes_on() {
+        if !reclaim(env, scratch, site, is_recalled) {
+            return Opened::NoSnatPort;
+        }
+        (begin, scratch.is_stale) = (0, 1);
+    }
+    insert_somewhere(env, scratch, site, begin)
+}
+
+/// Inserts the flow's record for the first candidate from the `begin`-th on whose place is free.
+#[inline(always)]
+fn insert_somewhere<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site, begin: u32) -> Opened {
     let Scratch {
         parsed,
         now,
@@ -57,33 +95,93 @@ pub(super) fn open<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site, found
     } = scratch;
     flow.begin(&parsed.tuple, parsed.tcp_flags, snat, hop, *now);
     scratch.nat = scratch.leg.nat;
-    // Of a record of another backend nothing is known yet.
-    let is_slots = !by_chance && !is_recalled;
-    scratch.is_stale = u32::from(!is_slots || found == Found::STALE);
-    for attempt in u32::from(is_slots && found == Found::TAKEN)..select::PROBES {
-        let is_candidate = attempt == 0 || alternative(env, scratch, site, attempt);
+    for attempt in begin..select::PROBES {
+        scratch.may_displace = (attempt >= PATIENCE).into();
+        let is_candidate = attempt == 0
+            || if site == Site::Wire && scratch.nat == Nat::SNAT {
+                free_port(env, scratch, site, attempt)
+            } else {
+                alternative(env, scratch, site, attempt)
+            };
         if is_candidate && insert(env, scratch, site, attempt) {
             choose::bind(env, scratch);
-            env.count(Outcome::NewFlow);
             return Opened::Send;
         }
     }
     Opened::NoSnatPort
 }
 
-/// Tries to insert the flow's record for the `attempt`-th candidate. Out of line: the verifier
-/// forgets what it has seen on the way there.
+/// Whether a packet of a wire claims to come from a Service or from the node itself: its answer would
+/// be for a Service again, and so on (RFC 2827).
+///
+/// An external address may be another host's, too, which sends from it: only from its frontends'
+/// ports nobody does.
 #[inline(never)]
-fn insert<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site, attempt: u32) -> bool {
-    scratch.flow.backend = scratch.leg.reference;
-    // A pin that there is must say where the connection is now.
-    let is_pinned = attempt != 0 || scratch.has_pin != 0 || choose::needs_pin(scratch);
-    scratch.flow.pinned = u8::from(is_pinned);
-    set_key(scratch, site);
-    if (attempt != 0 || scratch.is_stale != 0) && is_stale(env, scratch) {
-        env.remove(&scratch.key);
+fn is_from_a_service<E: Env>(env: &E, scratch: &mut Scratch) -> bool {
+    let tuple = &scratch.parsed.tuple;
+    if !env.may_be(tuple.src, Role::Vip) {
+        return false;
     }
-    if !env.insert_if_absent(&scratch.key, &scratch.flow) {
+    let Some(vip) = env.vip(&tuple.src) else {
+        return false;
+    };
+    if vip.has(vip::flags::CLUSTER_IP | vip::flags::NODE) {
+        return true;
+    }
+    // The frontend that is dialled has been found: its key is needed no more.
+    scratch.frontend_key = FrontendKey::new(tuple.src, tuple.src_port, tuple.protocol);
+    env.frontend(&scratch.frontend_key).is_some()
+}
+
+/// Lets a connection that goes on take its place back from one that has not yet: a flood of SYNs has
+/// taken it meanwhile. From another port, its backend would not know it. False if whoever has it now may
+/// still go on, unless it is certain whose it was: the client sends again.
+#[inline(never)]
+fn reclaim<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site, is_certain: bool) -> bool {
+    set_key(scratch, site);
+    let Scratch {
+        parsed, now, key, ..
+    } = scratch;
+    let Some(flow) = env.look_up(key) else {
+        return true;
+    };
+    if flow.admits(&parsed.tuple, parsed.is_syn()) {
+        return true;
+    }
+    if flow.confirmed != confirmed::NO {
+        return true;
+    }
+    let may = is_certain || flow.is_displaceable(*now);
+    if may {
+        env.displace(key);
+    }
+    may
+}
+
+/// Tries to insert the flow's record for the `attempt`-th candidate.
+#[inline(always)]
+fn insert<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site, attempt: u32) -> bool {
+    make_room(env, scratch, site, attempt) && insert_if_free(env, scratch, attempt)
+}
+
+/// Inserts the record of the key that is set, unless there is one; one that admits the packet is as
+/// good: another CPU has met the flow's first packet at the same time. Out of line: the verifier forgets
+/// what it has seen on the way there.
+#[inline(never)]
+fn insert_if_free<E: Env>(env: &mut E, scratch: &mut Scratch, attempt: u32) -> bool {
+    let leg = &scratch.leg;
+    scratch.flow.backend = leg.reference;
+    let is_elsewhere = leg.reference.index() != scratch.first.index()
+        || leg.source_port != first_port(env, scratch, leg.nat);
+    // A pin that there is must say where the connection is now, and one that has displaced another one
+    // must know that it has been there.
+    let has_displaced = attempt != 0 && scratch.may_displace != 0;
+    let is_pinned =
+        is_elsewhere || has_displaced || scratch.has_pin != 0 || choose::needs_pin(scratch);
+    scratch.flow.pinned = u8::from(is_pinned);
+    if env.insert_if_absent(&scratch.key, &scratch.flow) {
+        env.count(Outcome::NewFlow);
+    } else if !join(env, scratch) {
         return false;
     }
     if is_pinned {
@@ -92,12 +190,62 @@ fn insert<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site, attempt: u32) 
     true
 }
 
-/// Whether the record of the key that is set gives way to this packet's flow.
+/// Lets the packet go on by the record of the key that is set, if that admits it. What else there is to
+/// do for the flow waits for its next packet.
 #[inline(always)]
-fn is_stale<E: Env>(env: &mut E, scratch: &Scratch) -> bool {
+fn join<E: Env>(env: &mut E, scratch: &mut Scratch) -> bool {
+    let Scratch {
+        parsed,
+        key,
+        flow,
+        snat,
+        hop,
+        ..
+    } = scratch;
+    let there = env.look_up(key);
+    let Some(there) = there.filter(|there| there.admits(&parsed.tuple, parsed.is_syn())) else {
+        return false;
+    };
+    there.pinned |= flow.pinned;
+    (*snat, *hop) = (there.snat.by_words(), there.forward.by_words());
+    true
+}
+
+/// Sets the candidate's key, and removes a record that stands there if it gives way to this packet's
+/// flow. False if one stays.
+#[inline(never)]
+fn make_room<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site, attempt: u32) -> bool {
+    set_key(scratch, site);
+    if attempt == 0 && scratch.is_stale == 0 {
+        return true;
+    }
     let (is_syn, now) = (scratch.parsed.is_syn(), scratch.now);
-    env.look_up(&scratch.key)
-        .is_some_and(|flow| flow.gives_way(is_syn, now))
+    let Some(flow) = env.look_up(&scratch.key) else {
+        return true;
+    };
+    if flow.gives_way(is_syn, now) {
+        env.remove(&scratch.key);
+    } else if flow.admits(&scratch.parsed.tuple, is_syn) {
+        return true;
+    } else if scratch.may_displace != 0 && flow.is_displaceable(now) {
+        env.displace(&scratch.key);
+    } else {
+        return false;
+    }
+    true
+}
+
+/// Sets the next hop of a candidate, and its SNAT address, if it has one.
+#[inline(always)]
+fn way<E: Env>(env: &E, scratch: &mut Scratch, site: Site) -> Opened {
+    match site {
+        Site::Pod(ifindex) => {
+            scratch.snat = Addr::unspecified();
+            stay_within(env, scratch, ifindex);
+            Opened::Send
+        }
+        Site::Wire => way_out(env, scratch),
+    }
 }
 
 /// Sets the SNAT address and the next hop of a candidate that needs them. Out of line, as
@@ -139,6 +287,9 @@ fn alternative<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site, attempt: 
     if keeps_port && attempt < BACKENDS && scratch.affinity_timeout_s == 0 {
         let hash = select::probe(moving_hash(scratch, attempt), attempt);
         let slot = env.slot(scratch.extent.slot_index(hash));
+        // Whether this one is at the client's bridge, the slow tick finds out.
+        scratch.hop = Hop::device(0);
+        scratch.flow.forward = scratch.hop.by_words();
         return slot.is_some_and(|slot| set_leg(env, scratch, site, slot.current))
             && scratch.leg.nat == Nat::KEEP;
     }
@@ -148,6 +299,67 @@ fn alternative<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site, attempt: 
     if keeps_port && !set_leg(env, scratch, site, scratch.first) {
         return false;
     }
-    scratch.leg.source_port = other_port(env, scratch, attempt);
+    scratch.leg.source_port = other_port(env, scratch, scratch.leg.nat, attempt);
     true
+}
+
+/// Makes a port of SNAT that nobody has the candidate's, if there is one among some. Many flows share
+/// the range, so that most of its ports may be taken. Then it is that of a flow which has not gone on, at
+/// the last tries, or at once under a flood: of those that were looked at the one that has had the most time.
+/// A handshake that takes longer than others would lose its port too soon, and a backend that has got
+/// another flow's SYN from there answers this one's segments with challenges (RFC 9293, 3.10.7.4).
+#[inline(never)]
+fn free_port<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site, attempt: u32) -> bool {
+    if scratch.parsed.tuple.protocol == protocol::SCTP {
+        return false;
+    }
+    set_key(scratch, site);
+    scratch.victims = 0;
+    let hash = moving_hash(scratch, attempt);
+    let ports = env.config().ports(scratch.parsed.tuple.src, true);
+    for look in 0..select::LOOKS {
+        // Hidden from the optimiser, which would count by what follows from it: the verifier would
+        // see no end to that.
+        let look = black_box(look);
+        let port = select::any_port(ports, hash, attempt * select::LOOKS + look);
+        if is_free(env, scratch, port) {
+            scratch.leg.source_port = port;
+            scratch.may_displace = 0;
+            return true;
+        }
+    }
+    let victims = scratch.victims;
+    if victims >= FLOODED || victims > 0 && attempt >= PATIENCE {
+        scratch.leg.source_port = scratch.victim_port;
+        scratch.may_displace = 1;
+        return true;
+    }
+    false
+}
+
+/// Whether a port of SNAT is free. If not, who holds it may become a victim.
+#[inline(always)]
+fn is_free<E: Env>(env: &mut E, scratch: &mut Scratch, port: u16) -> bool {
+    scratch.key.dst_port = port;
+    let Some(flow) = env.glance(&scratch.key) else {
+        return true;
+    };
+    if flow.gives_way(scratch.parsed.is_syn(), scratch.now) {
+        return true;
+    }
+    if flow.is_displaceable(scratch.now) {
+        let seen_tick = flow.seen_tick;
+        if scratch.victims == 0 || is_before(seen_tick, scratch.victim_tick) {
+            (scratch.victim_tick, scratch.victim_port) = (seen_tick, port);
+        }
+        scratch.victims += 1;
+    }
+    false
+}
+
+/// Whether a tick is older than another one: ticks of different CPUs may be apart, and order is all that
+/// counts.
+#[inline(always)]
+fn is_before(one: u64, other: u64) -> bool {
+    one.wrapping_sub(other).cast_signed() < 0
 }

@@ -2,14 +2,34 @@
 
 use super::{
     Env, Scratch,
-    forward::{Found, Site, find, pin, renew_if_due, reopen, set_leg},
+    forward::{Found, Site, find, reopen, set_key, set_leg, tend},
+    pin::{keep_pin, pin},
 };
-use crate::{flow::Pin, protocol};
+use crate::{
+    config,
+    flow::{Pin, confirmed},
+    protocol,
+    vip::net_flags,
+};
+
+/// What is known of a packet's flow. Numbers: see [`Found`].
+#[repr(u32)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Recalled {
+    /// Nothing.
+    Unknown,
+    /// It goes on with the backend that is the candidate now.
+    Send,
+    /// Its backend is gone, and so is the connection.
+    Reset,
+    /// Nothing here; an earlier program behind this one may know it.
+    Behind,
+}
 
 /// Finds a flow whose backend is not what its slot says: the slot's previous owner, or the one
 /// that the flow is pinned to.
 #[inline(never)]
-pub(super) fn recall<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> bool {
+pub(super) fn recall<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> Recalled {
     scratch.has_pin = 0;
     scratch.pin = Pin {
         backend: scratch.slot.previous,
@@ -21,20 +41,75 @@ pub(super) fn recall<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> 
         // At once: the slot forgets its previous owner with the table's next change. And again
         // now and then: the pins that are not used are forgotten first.
         if !found.has(Found::PINNED) || found.has(Found::DUE) {
-            pin(env, scratch);
+            let mut confirmed = confirmed::NO;
             if let Some(flow) = env.look_up(&scratch.key) {
                 flow.pinned = 1;
+                confirmed = flow.confirmed;
+            }
+            if confirmed == confirmed::YES {
+                keep_pin(env, scratch);
+            } else {
+                pin(env, scratch);
             }
         }
-        return true;
+        return go_on(env, scratch);
     }
     scratch.pin_key = scratch.parsed.tuple.pin();
-    let Some(pin) = env.pin(&scratch.pin_key) else {
+    if let Some(pin) = env.pin(&scratch.pin_key) {
+        scratch.pin = pin;
+        scratch.has_pin = 1;
+        if follow(env, scratch, site).has(Found::OURS) {
+            return go_on(env, scratch);
+        }
+    }
+    if env.service_net(scratch.parsed.tuple.dst) & net_flags::PREDECESSORS != 0
+        && is_left_behind(env, scratch, site)
+    {
+        Recalled::Behind
+    } else {
+        Recalled::Unknown
+    }
+}
+
+/// Whether a packet is for earlier programs: which port and which backend they have given its connection
+/// stands in their maps. Of a SYN that is repeated, these have only that its port is taken.
+#[inline(never)]
+fn is_left_behind<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> bool {
+    if !scratch.parsed.opens() {
+        return true;
+    }
+    if scratch.has_pin != 0 && is_reserved(env, scratch, site, scratch.pin.source_port) {
+        return true;
+    }
+    scratch.pin.backend = scratch.slot.current;
+    is_reserved(env, scratch, site, 0)
+}
+
+/// Whether the record of the backend `scratch.pin` is no more than a place that is kept for the packet's
+/// flow. A port of 0 is the one that the backend sees if nothing speaks against it.
+#[inline(always)]
+fn is_reserved<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site, source_port: u16) -> bool {
+    if !set_leg(env, scratch, site, scratch.pin.backend) {
         return false;
-    };
-    scratch.pin = pin;
-    scratch.has_pin = 1;
-    follow(env, scratch, site).has(Found::OURS)
+    }
+    if source_port != 0 {
+        scratch.leg.source_port = source_port;
+    }
+    set_key(scratch, site);
+    let Scratch { parsed, key, .. } = scratch;
+    let there = env.look_up(key);
+    there.is_some_and(|flow| flow.is_reserved_for(&parsed.tuple))
+}
+
+/// A flow that was found goes on, unless it is a connection to a backend that is gone and those are
+/// to end. Its record stays: all that the client still sends is answered alike.
+#[inline(always)]
+fn go_on<E: Env>(env: &E, scratch: &Scratch) -> Recalled {
+    if env.config().has(config::flags::RESET_VANISHED) && scratch.leg.serves == 0 {
+        Recalled::Reset
+    } else {
+        Recalled::Send
+    }
 }
 
 /// What is known of the packet's flow, if it is where `scratch.pin` says, and may stay there; else
@@ -49,27 +124,45 @@ fn follow<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> Found {
     if scratch.pin.source_port != 0 {
         scratch.leg.source_port = scratch.pin.source_port;
     }
-    // A datagram can go anywhere; only a connection is worth a backend that is gone.
-    if scratch.parsed.tuple.protocol != protocol::TCP && scratch.leg.serves == 0 {
-        return Found::FREE;
-    }
-    let found = find(env, scratch, site);
+    // Whoever is missed here begins elsewhere: no insertion of the same key would tell.
+    let found = find(env, scratch, site, E::look_up);
     if !found.has(Found::OURS) {
         return Found::FREE;
     }
-    if scratch.parsed.is_syn() {
-        // It may repeat one that is under way, whose answer has got lost. Where it does not, it goes
-        // where the table says now; what it leaves behind must not be taken for it later.
-        let goes_on = if found.has(Found::OPENING) {
-            scratch.leg.serves != 0
-        } else {
-            !found.has(Found::ENDED) && scratch.leg.is_active != 0 && reopen(env, scratch)
-        };
-        if !goes_on {
+    // A datagram can go anywhere; only a connection is worth a backend that is gone. Should it return,
+    // the client is with another one.
+    if scratch.parsed.tuple.protocol != protocol::TCP && scratch.leg.serves == 0 {
+        if !scratch.parsed.is_error() {
             env.remove(&scratch.key);
-            return Found::FREE;
         }
+        return Found::FREE;
     }
-    renew_if_due(env, scratch, found);
+    if scratch.parsed.is_syn() && !keeps_its_backend(env, scratch, found) {
+        // What it leaves behind must not be taken for it later.
+        env.remove(&scratch.key);
+        return Found::FREE;
+    }
+    tend(env, scratch, site, found);
     found
+}
+
+/// Whether a SYN that was found goes where its flow is; where it does not, it goes where the table says
+/// now.
+///
+/// It may repeat one that is under way, whose answer has got lost. In a connection that nobody has
+/// ended it may be forged, and only the backend can tell: it asks the client, whose RST ends the
+/// connection if it has begun anew (RFC 5961, 4.2).
+#[inline(always)]
+fn keeps_its_backend<E: Env>(env: &mut E, scratch: &mut Scratch, found: Found) -> bool {
+    if found.has(Found::OPENING) {
+        return scratch.leg.serves != 0;
+    }
+    if found.has(Found::ENDED) {
+        return false;
+    }
+    if scratch.leg.is_active != 0 {
+        reopen(env, scratch)
+    } else {
+        scratch.leg.serves != 0
+    }
 }

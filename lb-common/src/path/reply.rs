@@ -1,8 +1,9 @@
 //! From a backend back towards the client.
 
-use super::{Action, Env, Route, Scratch};
+use super::{Action, Env, Route, Scratch, send::leave};
 use crate::{
     Flow, FlowKey, Hop, Tuple,
+    addresses::Role,
     counter::Outcome,
     flow::{Direction, edge},
     rewrite::Endpoint,
@@ -17,6 +18,9 @@ fn undo<E: Env>(
     scratch: &mut Scratch,
     expected: impl FnOnce(&Flow, &Tuple) -> bool,
 ) -> Option<bool> {
+    if !env.may_be(scratch.key.src, Role::Backend) {
+        return None;
+    }
     let now = env.now();
     let Scratch {
         parsed,
@@ -24,13 +28,22 @@ fn undo<E: Env>(
         dst,
         hop,
         key,
+        leg,
         ..
     } = scratch;
     let flow = env.look_up(key)?;
     if !expected(flow, &parsed.tuple) {
         return None;
     }
-    let due = flow.note(Direction::Reply, parsed.tcp_flags, now);
+    let mut due = false;
+    if !parsed.is_error() {
+        due = flow.note(Direction::Reply, parsed.tcp_flags, now);
+        // A later piece has no numbers.
+        if parsed.has_ports() {
+            let [sequence, _] = parsed.tcp_numbers;
+            flow.expect_ack(parsed.tcp_flags, sequence);
+        }
+    }
     *src = Endpoint {
         addr: flow.frontend.by_words(),
         port: flow.frontend_port,
@@ -40,6 +53,8 @@ fn undo<E: Env>(
         port: flow.client_port,
     };
     *hop = flow.reply.by_words();
+    // If the reply is dropped, it is known whose it was.
+    leg.reference = flow.backend;
     Some(due)
 }
 
@@ -52,7 +67,7 @@ pub fn unmask<E: Env>(env: &mut E, scratch: &mut Scratch, edge: u32) -> Option<A
     Some(if scratch.dst.port == scratch.parsed.tuple.dst_port {
         Action::ToClient
     } else {
-        Action::Remap(Outcome::Replied)
+        scratch.remaps(Outcome::Replied)
     })
 }
 
@@ -64,9 +79,6 @@ pub fn unsnat<E: Env>(env: &mut E, scratch: &mut Scratch) -> Option<Action> {
     let due = undo(env, scratch, |flow, tuple| {
         flow.snat.to_wire_words() == tuple.dst.to_wire_words()
     })?;
-    if scratch.parsed.ttl <= 1 {
-        return Some(Action::Drop(Outcome::Unroutable));
-    }
     if due || scratch.hop.ifindex == 0 {
         let hop = match env.route(&scratch.parsed, scratch.dst.addr) {
             Route::Via(hop) => hop,
@@ -82,7 +94,7 @@ pub fn unsnat<E: Env>(env: &mut E, scratch: &mut Scratch) -> Option<Action> {
     if !env.can_send(&scratch.hop) {
         return Some(Action::Defer);
     }
-    Some(Action::Out)
+    Some(leave(env, scratch))
 }
 
 /// A reply of a pod to itself: both ends are translated back, and it returns to the pod.
@@ -94,13 +106,19 @@ pub fn unhairpin<E: Env>(env: &mut E, scratch: &mut Scratch, ifindex: u32) -> Op
 }
 
 /// A client that opens a connection to a backend's own address must not meet the flow of an
-/// earlier connection to a frontend with the same ports: its replies would be translated.
+/// earlier connection to a frontend with the same ports: its replies would be translated. Unless it
+/// `was_seen_to` already.
 #[inline(always)]
-pub fn forget<E: Env>(env: &mut E, scratch: &mut Scratch, edge: u32) {
-    if !scratch.parsed.opens() {
+pub fn forget<E: Env>(
+    env: &mut E,
+    scratch: &mut Scratch,
+    edge: u32,
+    was_seen_to: impl FnOnce(&E) -> bool,
+) {
+    let tuple = &scratch.parsed.tuple;
+    if !scratch.parsed.opens() || !env.may_be(tuple.dst, Role::Backend) || was_seen_to(env) {
         return;
     }
-    let tuple = &scratch.parsed.tuple;
     let reply = Tuple {
         src: tuple.dst,
         dst: tuple.src,

@@ -2,7 +2,7 @@
 
 use super::{Tables, choose, forward::slot, unserved};
 use crate::{
-    Addr, Affinity, AffinityKey, Backend, Frontend, FrontendKey, Protocol,
+    Addr, Affinity, AffinityKey, Backend, BackendRef, Frontend, FrontendKey, Protocol,
     frontend::flags,
     hash,
     rewrite::Endpoint,
@@ -109,11 +109,17 @@ fn backend<E: Tables>(env: &E, frontend: &Frontend, hash: u32) -> Option<Backend
         service: frontend.service,
     });
     let now = env.now();
-    let known = env.affinity(&key.0);
-    let bound = known.and_then(|affinity| {
-        let backend = env.backend(affinity.backend.index())?;
-        choose::binds(&affinity, &backend, frontend, now).then_some((affinity.backend, backend))
+    // Not an option, whose content would be compared where there is none: verifiers before Linux 6.3 refuse to
+    // read a stack that nobody has written.
+    let known = env.affinity(&key.0).unwrap_or(Affinity {
+        used_tick: 0,
+        backend: BackendRef::NONE,
+        pad: 0,
     });
+    let bound = env
+        .backend(known.backend.index())
+        .filter(|backend| choose::binds(&known, backend, frontend, now))
+        .map(|backend| (known.backend, backend));
     let (reference, backend) = match bound {
         Some(bound) => bound,
         None => (
@@ -128,7 +134,7 @@ fn backend<E: Tables>(env: &E, frontend: &Frontend, hash: u32) -> Option<Backend
         pad: 0,
     });
     // Datagrams come one after the other: one write a tick is enough.
-    if known != Some(affinity.0) {
+    if known != affinity.0 {
         env.insert_affinity(&key.0, &affinity.0);
     }
     Some(backend)

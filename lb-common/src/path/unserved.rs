@@ -2,7 +2,7 @@
 
 use super::{Action, Scratch, Tables};
 use crate::{
-    Addr,
+    Addr, FrontendKey,
     counter::Outcome,
     frontend,
     vip::{flags, net_flags},
@@ -29,7 +29,7 @@ pub(super) enum Judgement {
 #[inline(never)]
 pub(super) fn judge<T: Tables>(env: &T, scratch: &mut Scratch) -> Judgement {
     let net = env.service_net(scratch.parsed.tuple.dst);
-    if net == 0 {
+    if net & net_flags::IN_USE == 0 {
         return Judgement::NotOurs;
     }
     let is_known = net & net_flags::KNOWN != 0;
@@ -48,11 +48,11 @@ pub(super) fn judge<T: Tables>(env: &T, scratch: &mut Scratch) -> Judgement {
 impl Judgement {
     /// What is done where there is nothing to resume.
     #[inline(always)]
-    pub(super) fn action(self) -> Option<Action> {
+    pub(super) fn action(self, scratch: &mut Scratch) -> Option<Action> {
         match self {
             Self::NotOurs => None,
             Self::Resume | Self::Reject => Some(Action::Reject),
-            Self::Drop => Some(Action::Drop(Outcome::Unallocated)),
+            Self::Drop => Some(scratch.drops(Outcome::Unallocated)),
         }
     }
 }
@@ -61,7 +61,7 @@ impl Judgement {
 #[inline(always)]
 pub fn reject<T: Tables>(env: &T, scratch: &mut Scratch) -> Option<Action> {
     scratch.flags = frontend::flags::UNSERVED;
-    judge(env, scratch).action()
+    judge(env, scratch).action(scratch)
 }
 
 /// An ICMP echo request: a Service that has endpoints answers (item 29).
@@ -71,6 +71,24 @@ pub fn echo<T: Tables>(env: &T, scratch: &mut Scratch) -> Option<Action> {
         Some(vip) if vip.has(flags::SERVED) => Some(Action::Echo),
         _ => reject(env, scratch),
     }
+}
+
+/// Whether a packet that goes back to where it came from is for an address of a Service, and is
+/// not what a Service answers: it would come again, and go again, until its time to live has passed.
+///
+/// A Service's answer comes from a frontend. A packet of a pod that the node has given its own
+/// address to does not; of what has no ports, the address alone must tell.
+#[inline(always)]
+pub fn leads_back<T: Tables>(env: &T, scratch: &mut Scratch) -> bool {
+    let tuple = &scratch.parsed.tuple;
+    if env.vip(&tuple.dst).is_none() {
+        return false;
+    }
+    if tuple.src_port == 0 {
+        return env.vip(&tuple.src).is_none();
+    }
+    scratch.frontend_key = FrontendKey::new(tuple.src, tuple.src_port, tuple.protocol);
+    env.frontend(&scratch.frontend_key).is_none()
 }
 
 /// What a process of the node that dials `addr` is told, if nobody serves the port.
@@ -88,7 +106,7 @@ pub(super) enum Answer {
 #[inline(always)]
 pub(super) fn answer<T: Tables>(env: &T, addr: &Addr) -> Answer {
     let net = env.service_net(*addr);
-    if net == 0 {
+    if net & net_flags::IN_USE == 0 {
         return Answer::None;
     }
     match env.vip(addr) {

@@ -30,6 +30,9 @@ pub struct Ipv4Header {
 
 const _: () = assert!(size_of::<Ipv4Header>() == 20);
 
+/// Length of a header with all the options that it can have, in bytes.
+pub const HEADER_LEN_MAX: usize = 60;
+
 /// Byte offsets.
 pub mod field {
     /// Time to live; the protocol follows it.
@@ -44,6 +47,9 @@ pub mod field {
 
 /// "More fragments" and the fragment offset: non-zero in every fragment (RFC 791, 3.1).
 const FRAGMENT_MASK: u16 = 0x3fff;
+
+/// The fragment offset: 0 in the first piece only.
+const OFFSET_MASK: u16 = 0x1fff;
 
 /// "Do not fragment" (RFC 791, 3.1).
 pub const DONT_FRAGMENT: u16 = 0x4000;
@@ -64,6 +70,13 @@ impl Ipv4Header {
     #[must_use]
     pub fn header_len(&self) -> usize {
         usize::from(self.version_ihl & 0xf) << 2
+    }
+
+    /// Whether this is a piece that does not begin with the payload's start.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_later_fragment(&self) -> bool {
+        self.fragment & OFFSET_MASK.to_be() != 0
     }
 
     /// Whether this is a piece of a fragmented packet.

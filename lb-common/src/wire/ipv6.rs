@@ -37,6 +37,13 @@ pub mod field {
     pub const DST: usize = 24;
 }
 
+/// Length of the fragment header, in bytes (RFC 8200, section 4.5).
+pub const FRAGMENT_LEN: usize = 8;
+/// Fragment offset within that header's third and fourth byte, host byte order.
+pub const FRAGMENT_OFFSET_MASK: u16 = 0xfff8;
+/// "More fragments" within those bytes, host byte order.
+pub const MORE_FRAGMENTS: u16 = 1;
+
 /// Whether this is the number of an extension header, behind which another one follows
 /// (RFC 8200, section 4): hop-by-hop and destination options, routing, fragment, authentication.
 #[inline(always)]

@@ -22,6 +22,18 @@ pub struct TcpStart {
 
 const _: () = assert!(size_of::<TcpStart>() == 14);
 
+impl TcpStart {
+    /// Sequence and acknowledgment number.
+    #[inline(always)]
+    #[must_use]
+    pub fn numbers(&self) -> [u32; 2] {
+        [self.sequence, self.acknowledgment].map(|[high, low]| {
+            let [high, low] = [u16::from_be(high), u16::from_be(low)];
+            u32::from(high) << 16 | u32::from(low)
+        })
+    }
+}
+
 /// Byte offsets.
 pub mod field {
     /// Checksum.

@@ -3,12 +3,17 @@
 use std::error::Error;
 use std::process::ExitCode;
 
-use lb_tests::tool::{Task, parse, request, serve};
+use lb_tests::tool::{Task, attend, crowd, echo, parse, probe, request, serve, traffic};
 
 fn main() -> ExitCode {
     let done = parse(std::env::args().skip(1)).map(|task| match task {
         Task::Serve(options) => serve(&options),
         Task::Request(options) => request(&options),
+        Task::Probe(options) => probe(&options),
+        Task::Traffic(options) => traffic(&options),
+        Task::Echo(options) => echo(&options),
+        Task::Attend(options) => attend(&options),
+        Task::Crowd(options) => crowd(&options),
     });
     match done {
         Ok(Ok(())) => ExitCode::SUCCESS,

@@ -10,11 +10,14 @@ use anyhow::{Context as _, Result, ensure};
 use super::cni::{Attachment, Cni};
 use super::fabric::Fabric;
 use super::instance::Instance;
+use super::mode::{self, Mode};
 use super::node::Node;
 use super::outside::{Client, Router};
 use super::place::Place as _;
 use super::pod::Pod;
 use super::preflight::BPFFS;
+use super::vlan::Tag;
+use super::wiring::{Narrow, Wiring};
 use super::{netns, plan, remains};
 
 /// Nodes, the router between them, and a client outside.
@@ -32,8 +35,9 @@ pub struct Cluster {
 pub struct ClusterBuilder {
     nodes: usize,
     cni: Cni,
-    fabric: Fabric,
-    host_tx_offload: bool,
+    mode: Mode,
+    pod_mtu: Option<u32>,
+    wiring: Wiring,
 }
 
 impl Default for ClusterBuilder {
@@ -41,8 +45,9 @@ impl Default for ClusterBuilder {
         Self {
             nodes: 3,
             cni: Cni::default(),
-            fabric: Fabric::default(),
-            host_tx_offload: true,
+            mode: Mode::default(),
+            pod_mtu: None,
+            wiring: Wiring::default(),
         }
     }
 }
@@ -63,7 +68,7 @@ impl ClusterBuilder {
     /// How nodes reach each other's pods; by routes by default.
     #[must_use]
     pub fn fabric(self, fabric: Fabric) -> Self {
-        Self { fabric, ..self }
+        self.wired(|wiring| wiring.fabric = fabric)
     }
 
     /// Whether packets may reach pods with checksums yet to be computed; true by default.
@@ -71,13 +76,71 @@ impl ClusterBuilder {
     /// Without, a wrong partial checksum shows.
     #[must_use]
     pub fn host_tx_offload(self, host_tx_offload: bool) -> Self {
-        Self {
-            host_tx_offload,
-            ..self
-        }
+        let mode = Mode {
+            tx_off: !host_tx_offload,
+            ..self.mode
+        };
+        Self { mode, ..self }
     }
 
-    /// Builds the cluster.
+    /// The MTU of everything, in bytes; 1500 by default. Tunnels, and what is behind them, have
+    /// less by their headers.
+    #[must_use]
+    pub fn mtu(self, mtu: u32) -> Self {
+        self.wired(|wiring| wiring.mtu = mtu)
+    }
+
+    /// The MTU of pods, if it is not what fits the network between them.
+    #[must_use]
+    pub fn pod_mtu(self, mtu: u32) -> Self {
+        let pod_mtu = Some(mtu);
+        Self { pod_mtu, ..self }
+    }
+
+    /// Puts a router with a smaller MTU on somebody's way.
+    ///
+    /// Routes by the address of a node with such a router in front do not go.
+    #[must_use]
+    pub fn narrow(self, place: Narrow, mtu: u32) -> Self {
+        self.wired(|wiring| wiring.narrow = Some((place, mtu)))
+    }
+
+    /// Whether packets may reach nodes with checksums and segmentation yet to be done; false by
+    /// default, because XDP on a veth would spoil them.
+    #[must_use]
+    pub fn uplink_tx_offload(self, tx_offload: bool) -> Self {
+        self.wired(|wiring| wiring.tx_offload = tx_offload)
+    }
+
+    /// Nodes are in this VLAN: their addresses and routes are on a device of its own, and frames
+    /// on the cables carry these tags, the first one outermost.
+    #[must_use]
+    pub fn vlan(self, tags: &'static [Tag]) -> Self {
+        self.wired(|wiring| wiring.tags = tags)
+    }
+
+    /// How nodes reach each other's pods.
+    #[must_use]
+    pub fn fabric_of(self) -> Fabric {
+        self.wiring.fabric
+    }
+
+    fn wired(mut self, change: impl FnOnce(&mut Wiring)) -> Self {
+        change(&mut self.wiring);
+        self
+    }
+
+    /// Lets nodes drop what their conntrack takes for invalid.
+    #[must_use]
+    pub fn drop_invalid(self) -> Self {
+        let mode = Mode {
+            drop_invalid: true,
+            ..self.mode
+        };
+        Self { mode, ..self }
+    }
+
+    /// Builds the cluster, at least as unkind as the environment says ([`Mode`]).
     ///
     /// # Errors
     /// Those of [`preflight`](super::preflight()), and whatever the kernel refuses.
@@ -88,20 +151,32 @@ impl ClusterBuilder {
             self.nodes
         );
         let count = u8::try_from(self.nodes)?;
+        let wiring = Wiring {
+            nodes: count,
+            ..self.wiring
+        };
+        let everywhere = Mode::of_environment()?;
+        let mode = Mode {
+            tx_off: self.mode.tx_off || everywhere.tx_off,
+            drop_invalid: self.mode.drop_invalid || everywhere.drop_invalid,
+        };
         let instance = Arc::new(Instance::create()?);
         let router = Arc::new(Router::create(&instance).context("make the router")?);
-        let client = Client::create(&instance, &router).context("make the client")?;
+        let client = Client::create(&instance, &router, &wiring).context("make the client")?;
         let node = |number| {
-            let node = Node::create(&instance, &router, self.fabric, (number, count));
+            let node = Node::create(&instance, &router, number, &wiring);
             node.map(Arc::new)
                 .with_context(|| format!("make node {number}"))
         };
-        let nodes = (1..=count).map(node).collect::<Result<_>>()?;
+        let nodes: Vec<Arc<Node>> = (1..=count).map(node).collect::<Result<_>>()?;
+        for node in nodes.iter().filter(|_| mode.drop_invalid) {
+            mode::drop_invalid(node.netns())?;
+        }
         Ok(Cluster {
             nodes,
             client,
             router,
-            options: self,
+            options: Self { mode, ..self },
             instance,
         })
     }
@@ -162,7 +237,13 @@ impl Cluster {
     /// How nodes reach each other's pods.
     #[must_use]
     pub fn fabric(&self) -> Fabric {
-        self.options.fabric
+        self.options.wiring.fabric
+    }
+
+    /// How unkind the lab is.
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        self.options.mode
     }
 
     /// Starts a pod on a node, by the node's index, from 0.
@@ -188,16 +269,17 @@ impl Cluster {
             .with_context(|| format!("no node at index {node}"))?;
         let ClusterBuilder {
             cni,
-            fabric,
-            host_tx_offload,
+            mode,
+            pod_mtu,
+            wiring,
             ..
         } = self.options;
         let attachment = Attachment {
             cni,
-            mtu: fabric.pod_mtu(),
+            mtu: pod_mtu.unwrap_or_else(|| wiring.fabric.mtu(wiring.mtu)),
             addresses,
         };
-        Pod::create(host, name, attachment, host_tx_offload)
+        Pod::create(host, name, attachment, !mode.tx_off)
             .with_context(|| format!("make pod {name} on {}", host.name()))
     }
 

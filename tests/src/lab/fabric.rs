@@ -3,6 +3,7 @@
 use anyhow::Result;
 
 use super::netns::Netns;
+use super::wiring::Wiring;
 use super::{plan, script};
 
 /// The network between the nodes.
@@ -19,22 +20,23 @@ impl Fabric {
     /// Both, for tests that go through all.
     pub const ALL: [Self; 2] = [Self::Direct, Self::Vxlan];
 
-    /// The MTU that pods get, in bytes.
+    /// The MTU between pods of different nodes, in bytes, if uplinks have `uplink_mtu`.
     #[must_use]
-    pub fn pod_mtu(self) -> u32 {
+    pub fn mtu(self, uplink_mtu: u32) -> u32 {
         match self {
-            Self::Direct => plan::UPLINK_MTU,
-            Self::Vxlan => plan::UPLINK_MTU - plan::VXLAN_OVERHEAD,
+            Self::Direct => uplink_mtu,
+            Self::Vxlan => uplink_mtu - plan::VXLAN_OVERHEAD,
         }
     }
 
     /// Lets node `number` of `1..=nodes` reach the pods of the others.
-    pub(super) fn join(self, netns: &Netns, number: u8, nodes: u8) -> Result<()> {
+    pub(super) fn join(self, netns: &Netns, number: u8, wiring: &Wiring) -> Result<()> {
+        let nodes = wiring.nodes;
         let others = (1..=nodes).filter(|other| *other != number);
         match self {
             Self::Direct => netns.ip(&others.flat_map(direct_routes).collect::<Vec<_>>()),
             Self::Vxlan => {
-                let mut commands = tunnel(number, self.pod_mtu());
+                let mut commands = tunnel(number, self.mtu(wiring.mtu), &wiring.uplink());
                 commands.extend(others.clone().flat_map(tunnel_routes));
                 netns.ip(&commands)?;
                 script::bridge(netns, &others.map(forwarding_entry).collect::<Vec<_>>())
@@ -54,10 +56,10 @@ fn direct_routes(other: u8) -> Vec<String> {
 }
 
 /// Makes the tunnel device.
-fn tunnel(number: u8, mtu: u32) -> Vec<String> {
+fn tunnel(number: u8, mtu: u32, uplink: &str) -> Vec<String> {
     let (mac, local) = (plan::tunnel_mac(number), plan::node(number).v4.addr());
     let mut commands = vec![format!(
-        "link add vxlan0 address {mac} mtu {mtu} type vxlan id 77 dev eth0 local {local} \
+        "link add vxlan0 address {mac} mtu {mtu} type vxlan id 77 dev {uplink} local {local} \
          dstport 8472 nolearning"
     )];
     commands.extend(

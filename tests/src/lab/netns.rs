@@ -10,7 +10,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::thread;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::net::if_::if_nametoindex;
@@ -119,6 +119,17 @@ impl Netns {
         script::ip(self, commands)
     }
 
+    /// Runs a program in the namespace on an input, and returns what it says.
+    ///
+    /// # Errors
+    /// When it fails: what it said.
+    pub fn feed(&self, program: &str, arguments: &[&str], input: &str) -> Result<String> {
+        let mut command = self.command(program);
+        let (ok, stdout, stderr) = script::feed(command.args(arguments), input)?;
+        ensure!(ok, "{program} in {}: {stderr}{stdout}", self.name);
+        Ok(stdout)
+    }
+
     /// The index of an interface.
     ///
     /// # Errors
@@ -126,6 +137,11 @@ impl Netns {
     pub fn interface_index(&self, name: &str) -> Result<u32> {
         let index = self.run(|| if_nametoindex(name))?;
         index.with_context(|| format!("find {name} in {}", self.name))
+    }
+
+    /// Something to enter the namespace by that outlives its name.
+    pub(super) fn handle(&self) -> Arc<File> {
+        Arc::clone(&self.handle)
     }
 
     /// Leaves the namespace in place when this value is dropped.

@@ -11,6 +11,9 @@ use super::netns::Netns;
 /// `ETHTOOL_STXCSUM` of `linux/ethtool.h`.
 const SET_TX_CHECKSUM: u32 = 0x17;
 
+/// `ETHTOOL_SGRO`
+const SET_GRO: u32 = 0x2c;
+
 /// `struct ethtool_value` of `linux/ethtool.h`.
 #[repr(C)]
 struct EthtoolValue {
@@ -20,22 +23,27 @@ struct EthtoolValue {
 
 /// Lets a device compute checksums before it sends (and segment large packets).
 pub(super) fn disable_tx(netns: &Netns, device: &str) -> Result<()> {
+    set_within(netns, device, SET_TX_CHECKSUM, 0)
+        .with_context(|| format!("switch tx offload of {device} off"))
+}
+
+/// Lets a veth take packets in batches (NAPI), as one with an XDP program does.
+pub(super) fn enable_gro(netns: &Netns, device: &str) -> Result<()> {
+    set_within(netns, device, SET_GRO, 1).with_context(|| format!("switch GRO of {device} on"))
+}
+
+fn set_within(netns: &Netns, device: &str, command: u32, data: u32) -> Result<()> {
     ensure!(
         device.len() < libc::IFNAMSIZ,
         "{device} is no name for a device"
     );
-    netns
-        .run(|| set_tx_checksum(device, 0))?
-        .with_context(|| format!("switch tx offload of {device} off"))
+    Ok(netns.run(|| set(device, command, data))??)
 }
 
-fn set_tx_checksum(device: &str, data: u32) -> io::Result<()> {
+fn set(device: &str, command: u32, data: u32) -> io::Result<()> {
     // Any socket will do to reach the devices of its namespace.
     let socket = UdpSocket::bind("0.0.0.0:0")?;
-    let mut value = EthtoolValue {
-        command: SET_TX_CHECKSUM,
-        data,
-    };
+    let mut value = EthtoolValue { command, data };
     let mut request = libc::ifreq {
         ifr_name: [0; libc::IFNAMSIZ],
         ifr_ifru: libc::__c_anonymous_ifr_ifru {

@@ -6,9 +6,12 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
+use super::hop::Hop;
 use super::instance::Instance;
+use super::netns::Netns;
 use super::place::{Place, Site};
 use super::plan;
+use super::wiring::Wiring;
 
 /// The router: a switch (`br0`) for the nodes' uplinks, and a link to the client.
 ///
@@ -40,22 +43,43 @@ impl Router {
         site.netns().ip(&commands)?;
         Ok(Self(site))
     }
+
+    /// Serves the client, whose cable ends in `device`.
+    fn lead_to_client(&self, device: &str) -> Result<()> {
+        let mut commands = vec![format!("link set {device} up")];
+        let nets = plan::ROUTER_OUTSIDE.nets();
+        commands.extend(nets.map(|net| format!("addr add {net} dev {device}")));
+        self.netns().ip(&commands)
+    }
 }
 
 /// A client outside of the cluster, behind the router.
 #[derive(Debug)]
-pub struct Client(Site);
+pub struct Client {
+    site: Site,
+    /// Lives as long as its cable.
+    _hop: Option<Hop>,
+}
 
 impl Place for Client {
     fn site(&self) -> &Site {
-        &self.0
+        &self.site
     }
 }
 
 impl Client {
-    pub(super) fn create(instance: &Arc<Instance>, router: &Router) -> Result<Self> {
+    pub(super) fn create(
+        instance: &Arc<Instance>,
+        router: &Router,
+        wiring: &Wiring,
+    ) -> Result<Self> {
         let site = Site::create(instance, "client", Path::new("client"))?;
-        let mut commands = vec![uplink("client0", router, plan::UPLINK_MTU)];
+        let hop = wiring.narrow_at_client();
+        let hop = hop
+            .map(|mtu| Hop::create(instance, router, mtu))
+            .transpose()?;
+        let far = hop.as_ref().map_or_else(|| router.netns(), Place::netns);
+        let mut commands = vec![uplink("client0", far, wiring.mtu)];
         commands.extend(
             plan::CLIENT
                 .nets()
@@ -63,12 +87,12 @@ impl Client {
         );
         commands.push("link set eth0 up".to_owned());
         site.netns().ip(&commands)?;
-        let mut commands = vec!["link set client0 up".to_owned()];
-        let nets = plan::ROUTER_OUTSIDE.nets();
-        commands.extend(nets.map(|net| format!("addr add {net} dev client0")));
-        router.netns().ip(&commands)?;
+        match &hop {
+            Some(hop) => hop.lead_to_client(router, "client0")?,
+            None => router.lead_to_client("client0")?,
+        }
         site.netns().ip(&default_routes(plan::ROUTER_OUTSIDE))?;
-        Ok(Self(site))
+        Ok(Self { site, _hop: hop })
     }
 
     /// Its IPv4 address.
@@ -90,10 +114,10 @@ impl Client {
     }
 }
 
-/// The command that makes a place's `eth0`, whose far end is `peer` on the router.
-pub(super) fn uplink(peer: &str, router: &Router, mtu: u32) -> String {
-    let router = router.netns().name();
-    format!("link add eth0 mtu {mtu} type veth peer name {peer} mtu {mtu} netns {router}")
+/// The command that makes a place's `eth0`, whose far end is `peer` in another place.
+pub(super) fn uplink(peer: &str, far: &Netns, mtu: u32) -> String {
+    let far = far.name();
+    format!("link add eth0 mtu {mtu} type veth peer name {peer} mtu {mtu} netns {far}")
 }
 
 /// The commands that make a gateway the default one.

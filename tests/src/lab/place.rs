@@ -6,14 +6,20 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
+use super::capture::Capture;
 use super::cgroup::Cgroup;
 use super::client::{Request, Requests};
+use super::crowd::{self, Attendant};
 use super::instance::Instance;
 use super::netns::Netns;
 use super::server::Server;
-use crate::tool::{Protocol, Reply};
+use super::traffic::{Echo, Traffic};
+use crate::tool::{
+    AttendOptions, CrowdOptions, Crowded, EchoOptions, ProbeOptions, Probed, Protocol, Reply,
+    ServeOptions, TrafficOptions,
+};
 
 /// A network namespace and a cgroup, removed on drop with all processes in them.
 #[derive(Debug)]
@@ -34,6 +40,9 @@ impl Site {
             ("ipv6/conf/default/accept_dad", "0"),
             ("ipv6/conf/default/accept_ra", "0"),
             ("ipv6/conf/default/router_solicitations", "0"),
+            // Whoever asks twice is told twice.
+            ("ipv4/icmp_ratelimit", "0"),
+            ("ipv6/icmp/ratelimit", "0"),
         ])?;
         netns.ip(&["link set lo up"])?;
         let cgroup = Cgroup::create(instance.cgroup().join(group))?;
@@ -110,7 +119,16 @@ pub trait Place {
     /// # Errors
     /// When the port cannot be listened to.
     fn serve_as(&self, name: &str, port: u16) -> Result<Server> {
-        Server::start(self.site(), self.tool()?, name, port)
+        self.serve_with(ServeOptions::new(name, port))
+    }
+
+    /// Starts a server as these options say.
+    ///
+    /// # Errors
+    /// When the port cannot be listened to.
+    fn serve_with(&self, options: ServeOptions) -> Result<Server> {
+        let port = options.port;
+        Server::start(self.site(), self.tool()?, options)
             .with_context(|| format!("serve port {port} in {}", self.name()))
     }
 
@@ -130,6 +148,82 @@ pub trait Place {
     fn start(&self, request: &Request) -> Result<Requests> {
         Requests::start(self.tool()?, request)
             .with_context(|| format!("start a client in {}", self.name()))
+    }
+
+    /// Starts steady traffic from this place, and waits until every connection that stays has had
+    /// an answer.
+    ///
+    /// # Errors
+    /// When it cannot begin.
+    fn traffic(&self, options: &TrafficOptions) -> Result<Traffic> {
+        Traffic::start(self.tool()?, options)
+            .with_context(|| format!("start traffic from {}", self.name()))
+    }
+
+    /// Starts servers of steady traffic: ports, TCP and UDP, each with the number that it answers.
+    ///
+    /// # Errors
+    /// When a port cannot be listened to.
+    fn echo(&self, servers: &[(u16, u32)]) -> Result<Echo> {
+        let servers = servers.to_vec();
+        Echo::start(self.tool()?, &EchoOptions { servers })
+            .with_context(|| format!("start servers in {}", self.name()))
+    }
+
+    /// Sends one packet from this place, and says what came of it.
+    ///
+    /// # Errors
+    /// When it cannot be sent at all.
+    fn probe(&self, options: &ProbeOptions) -> Result<Probed> {
+        let output = self.tool()?.args(options.arguments()).output()?;
+        let (stdout, stderr) = (&output.stdout, String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(stdout)
+            .with_context(|| format!("probe {} from {}: {stderr}", options.to, self.name()))
+    }
+
+    /// Starts a server for crowds, at so many ports from this one on.
+    ///
+    /// # Errors
+    /// When a port cannot be had.
+    fn attend(&self, options: AttendOptions) -> Result<Attendant> {
+        Attendant::start(self.tool()?, options)
+            .with_context(|| format!("attend at port {} in {}", options.port, self.name()))
+    }
+
+    /// Makes many connections from this place, and says what came of them.
+    ///
+    /// # Errors
+    /// When the client cannot be started.
+    fn crowd(&self, options: &CrowdOptions) -> Result<Crowded> {
+        crowd::crowd(self.tool()?, options)
+            .with_context(|| format!("send a crowd to {} from {}", options.to, self.name()))
+    }
+
+    /// Forgets what has been learned of paths: their MTUs, and what TCP remembers of them.
+    ///
+    /// # Errors
+    /// What `ip` said.
+    fn forget_paths(&self) -> Result<()> {
+        let netns = self.netns();
+        netns.ip(&["route flush cache", "tcp_metrics flush"])?;
+        let status = netns
+            .command("ip")
+            .args(["-6", "route", "flush", "cache"])
+            .status()?;
+        ensure!(
+            status.success(),
+            "flush the routes' cache of {}: {status}",
+            self.name()
+        );
+        Ok(())
+    }
+
+    /// Captures what passes the place's devices from now on.
+    ///
+    /// # Errors
+    /// Without the privilege to do so.
+    fn capture(&self) -> Result<Capture> {
+        Capture::start(self.netns())
     }
 
     /// The tool of [`crate::tool`], to be run in this place.

@@ -44,6 +44,16 @@ pub(super) const ROUTER_OUTSIDE: Dual = outside_net(1);
 /// The client outside of the cluster.
 pub(super) const CLIENT: Dual = outside_net(10);
 
+/// The router, towards a hop.
+pub(super) const ROUTER_TO_HOP: Dual = hop_net(1);
+/// A hop, towards the router.
+pub(super) const HOP: Dual = hop_net(2);
+/// A hop in front of a node, as the node sees it.
+pub(super) const HOP_TO_NODE: Dual = Dual {
+    v4: v4(192, 168, 77, 254, 32),
+    v6: v6([0xfd00, 0x77, 0, 0, 0], 254, 128),
+};
+
 /// Node `number` (from 1) on its uplink.
 pub(super) const fn node(number: u8) -> Dual {
     node_net(number + 10)
@@ -82,6 +92,14 @@ const fn node_net(host: u8) -> Dual {
     let v6 = v6([0xfd00, 0x77, 0, 0, 0], host as u16, 64);
     Dual {
         v4: v4(192, 168, 77, host, 24),
+        v6,
+    }
+}
+
+const fn hop_net(host: u8) -> Dual {
+    let v6 = v6([0xfd00, 0x78, 0, 0, 0], host as u16, 64);
+    Dual {
+        v4: v4(192, 168, 78, host, 24),
         v6,
     }
 }

@@ -22,12 +22,9 @@ pub struct Server {
 
 impl Server {
     /// Starts the tool, and waits until it listens.
-    pub(super) fn start(site: &Site, mut tool: Command, name: &str, port: u16) -> Result<Self> {
+    pub(super) fn start(site: &Site, mut tool: Command, options: ServeOptions) -> Result<Self> {
         let instance = Arc::clone(site.instance());
-        let options = ServeOptions {
-            name: name.to_owned(),
-            port,
-        };
+        let ServeOptions { name, port, .. } = &options;
         // Not this process's error output: in a kept lab the server outlives whoever
         // waits for the end of that.
         let log = instance.directory().join(format!("{name}-{port}.log"));

@@ -57,6 +57,13 @@ impl Family {
         self.pick([198, 18, high, low], v6)
     }
 
+    /// External address of a Service.
+    #[must_use]
+    pub fn external(self, number: u8) -> IpAddr {
+        let v6 = [0x2001, 0xdb8, 1, 0, 0, 0, 0, number.into()];
+        self.pick([203, 0, 113, number], v6)
+    }
+
     fn pick(self, v4: [u8; 4], v6: [u16; 8]) -> IpAddr {
         match self {
             Self::V4 => Ipv4Addr::from(v4).into(),

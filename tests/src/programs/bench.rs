@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::SocketAddr,
+    os::fd::OwnedFd,
     path::Path,
     sync::{LazyLock, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -10,151 +10,41 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use lb_agent::{
-    dataplane::bpf::{self, BpfDataplane, Options, XdpMode, kernel},
-    desired::NodeView,
+    dataplane::{
+        Dataplane as _,
+        bpf::{self, BpfDataplane, Options, TcMode, XdpMode, kernel},
+    },
+    desired::{NodeView, Rejection},
     model::Model,
     object,
     reconcile::Reconciler,
 };
 use lb_common::{
-    Counter, DatapathConfig, Flow, FlowKey, Hop, Pin, PinKey,
+    Backend, Counter, DatapathConfig, Flow, FlowKey, Hop, Pin, PinKey,
     counter::{Hook, Outcome},
     maps::{self, MapSpec},
 };
 use nix::mount::{MntFlags, umount2};
 
-use super::{Answer, Family, Packet, Service, devices::Devices, model, packet::ends, store::Store};
+use super::{
+    Family, Packet, Program, Run, Service, Verdict, devices::Devices, kernel::open_maps, model,
+    store::Store,
+};
 use crate::lab::{Netns, preflight};
 
 /// What XDP leaves in front of a packet that tc on the same device is to leave alone.
 ///
 /// That tc does leave it alone is for the end-to-end tests: `BPF_PROG_TEST_RUN` takes no metadata
 /// for an skb.
-const FINISHED: u32 = 0x6c62_f001;
-
-/// A packet program.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Program {
-    /// XDP on the uplink.
-    Xdp,
-    /// tcx ingress of the uplink.
-    WireIngress,
-    /// tcx egress of the uplink.
-    WireEgress,
-    /// tcx ingress of the tunnel.
-    Tunnel,
-    /// tcx ingress of the pod's veth.
-    PodIngress,
-    /// tcx egress of the pod's veth.
-    PodEgress,
-}
-
-impl Program {
-    /// All of them.
-    pub const ALL: [Self; 6] = [
-        Self::Xdp,
-        Self::WireIngress,
-        Self::WireEgress,
-        Self::Tunnel,
-        Self::PodIngress,
-        Self::PodEgress,
-    ];
-    /// Those that meet what comes in by the uplink: the same decisions at two hooks.
-    pub const WIRE: [Self; 2] = [Self::Xdp, Self::WireIngress];
-
-    /// Name in the object.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Xdp => "lb_xdp",
-            Self::WireIngress => "lb_wire_ingress",
-            Self::WireEgress => "lb_wire_egress",
-            Self::Tunnel => "lb_tunnel",
-            Self::PodIngress => "lb_pod_ingress",
-            Self::PodEgress => "lb_pod_egress",
-        }
-    }
-
-    /// Where it counts.
-    fn hook(self) -> Hook {
-        match self {
-            Self::Xdp => Hook::Xdp,
-            Self::WireIngress | Self::Tunnel => Hook::WireIngress,
-            Self::WireEgress => Hook::WireEgress,
-            Self::PodIngress => Hook::PodIngress,
-            Self::PodEgress => Hook::PodEgress,
-        }
-    }
-
-    fn device(self, devices: &Devices) -> u32 {
-        match self {
-            Self::Xdp | Self::WireIngress | Self::WireEgress => devices.uplink,
-            Self::Tunnel => devices.tunnel,
-            Self::PodIngress | Self::PodEgress => devices.pod,
-        }
-    }
-}
-
-/// What a program says is to happen, the same word for XDP and tc.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// On to the next hook: `XDP_PASS`, `TCX_NEXT`.
-    Next,
-    /// `XDP_DROP`, `TCX_DROP`.
-    Drop,
-    /// Out by a device at once: `XDP_TX`, `TCX_REDIRECT`.
-    Out,
-    /// Something that no program of ours should say.
-    Other(u32),
-}
-
-impl Verdict {
-    fn new(program: Program, verdict: u32) -> Self {
-        const TCX_NEXT: u32 = u32::MAX;
-        match (program, verdict) {
-            (Program::Xdp, 2) => Self::Next,
-            (Program::Xdp, 1) => Self::Drop,
-            (Program::Xdp, 3) => Self::Out,
-            (Program::Xdp, other) => Self::Other(other),
-            (_, TCX_NEXT) => Self::Next,
-            (_, 2) => Self::Drop,
-            (_, 7) => Self::Out,
-            (_, other) => Self::Other(other),
-        }
-    }
-}
-
-/// What a program made of a frame.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Run {
-    /// What is to happen.
-    pub verdict: Verdict,
-    /// The frame.
-    pub frame: Vec<u8>,
-    /// Whether it carries XDP's mark for tc.
-    pub marked: bool,
-}
-
-impl Run {
-    /// Source and destination of the frame.
-    #[must_use]
-    pub fn ends(&self) -> [SocketAddr; 2] {
-        ends(&self.frame)
-    }
-
-    /// What the frame answers to a client.
-    #[must_use]
-    #[track_caller]
-    pub fn answer(&self) -> Answer {
-        Answer::read(&self.frame)
-    }
-}
+pub(super) const FINISHED: u32 = 0x6c62_f001;
 
 /// The node under test; see the [module](super).
 pub struct Bench {
-    devices: Devices,
-    reconciler: Reconciler<BpfDataplane>,
-    store: Store,
+    pub(super) devices: Devices,
+    pub(super) reconciler: Reconciler<BpfDataplane>,
+    pub(super) store: Store,
+    /// Maps for [`Kernel`](super::Kernel), by name.
+    pub(super) pinned: Vec<(&'static str, OwnedFd)>,
     /// Advances with each change of tables, so that their places are reused at once.
     now: Instant,
     config: DatapathConfig,
@@ -170,7 +60,8 @@ pub struct Bench {
 /// Where `test` does, and if there can be no bench: without root, or on an old kernel.
 pub fn on_bench(test: impl FnOnce(&mut Bench) + Send) {
     static BENCH: LazyLock<(Netns, Mutex<Bench>)> = LazyLock::new(|| {
-        let (netns, bench) = Bench::set_up().expect("a bench for the kernel programs");
+        let bench = Bench::set_up("bench", DatapathConfig::DEFAULT, specs());
+        let (netns, bench) = bench.expect("a bench for the kernel programs");
         (netns, Mutex::new(bench))
     });
     let (netns, bench) = &*BENCH;
@@ -184,46 +75,76 @@ pub fn on_bench(test: impl FnOnce(&mut Bench) + Send) {
     run.expect("the bench's network namespace");
 }
 
+/// Runs `test` on a bench of its own, whose programs have other constants. `name` is nobody else's.
+///
+/// # Panics
+///
+/// As [`on_bench`].
+pub fn on_own_bench(name: &str, config: DatapathConfig, test: impl FnOnce(&mut Bench) + Send) {
+    let bench = Bench::set_up(name, config, specs());
+    let (netns, mut bench) = bench.expect("a bench for the kernel programs");
+    let run = netns.run(|| test(&mut bench));
+    run.expect("the bench's network namespace");
+}
+
 impl Bench {
     /// Nobody drops a static. So the network namespace and the pins lose their names at once: the
     /// kernel ends both with the process.
-    fn set_up() -> Result<(Netns, Self)> {
+    pub(crate) fn set_up(
+        name: &str,
+        config: DatapathConfig,
+        maps: Vec<MapSpec>,
+    ) -> Result<(Netns, Self)> {
         preflight()?;
-        let name = format!("lb-{}-bench", std::process::id());
+        let name = format!("lb-{}-{name}", std::process::id());
         let netns = Netns::create(&name)?;
         let devices = Devices::create(&netns);
         umount2(&netns.path(), MntFlags::MNT_DETACH).context("unmount the namespace")?;
         fs::remove_file(netns.path()).context("remove the namespace's name")?;
         let pin_dir = Path::new("/sys/fs/bpf").join(name);
-        let bench = devices.and_then(|devices| Self::load(&pin_dir, devices));
+        let bench = devices.and_then(|devices| Self::load(&pin_dir, devices, config, maps));
         fs::remove_dir_all(&pin_dir).context("remove the pins")?;
         Ok((netns, bench?))
     }
 
-    fn load(pin_dir: &Path, devices: Devices) -> Result<Self> {
+    fn load(
+        pin_dir: &Path,
+        devices: Devices,
+        config: DatapathConfig,
+        maps: Vec<MapSpec>,
+    ) -> Result<Self> {
         let config = DatapathConfig {
             ticks_per_second: kernel::ticks_per_second()?,
-            ..DatapathConfig::DEFAULT
+            ..config
         };
         let options = Options {
             pin_dir: pin_dir.to_owned(),
             cgroup: None,
             xdp: XdpMode::Native,
-            maps: specs(),
+            tc: TcMode::Auto,
+            maps,
             config,
+            discards_unknown_layouts: false,
+            stop_after: None,
         };
         let dataplane = bpf::open(object::LB, &options)?;
         Ok(Self {
             devices,
             reconciler: Reconciler::new(dataplane, config.seed)?,
             store: Store::open(pin_dir)?,
+            pinned: open_maps(pin_dir)?,
             now: Instant::now(),
             config,
         })
     }
 
     /// Forgets all Services and connections.
-    pub(super) fn clear(&mut self) {
+    ///
+    /// # Panics
+    ///
+    /// If a map cannot be changed.
+    pub fn clear(&mut self) {
+        (self.devices.direct, self.devices.xdp) = (0, false);
         self.serve(&[]);
         self.forget_connections();
     }
@@ -263,6 +184,17 @@ impl Bench {
     /// If something in it cannot be served.
     #[track_caller]
     pub fn serve_model(&mut self, model: &Model) {
+        let rejections = self.program(model);
+        assert_eq!(rejections, [], "all Services can be served");
+    }
+
+    /// Makes the node serve what it can of `model`; what it cannot.
+    ///
+    /// # Panics
+    ///
+    /// If a map cannot be written.
+    #[track_caller]
+    pub fn program(&mut self, model: &Model) -> Vec<Rejection> {
         self.now += Duration::from_secs(10);
         let node = NodeView {
             name: "node1".into(),
@@ -273,8 +205,18 @@ impl Bench {
             ..NodeView::default()
         };
         let outcome = self.reconciler.reconcile(model, &node, self.now);
-        let rejections = outcome.expect("fill the tables").rejections;
-        assert_eq!(rejections, [], "all Services can be served");
+        outcome.expect("fill the tables").rejections
+    }
+
+    /// Lets XDP meet the uplink's packets first, from the next change of Services on.
+    pub fn put_xdp_first(&mut self) {
+        self.devices.xdp = true;
+    }
+
+    /// Lets the pod's packets for other pods go by their bridge, in the families of `flags` (of
+    /// `lb_common::interface::flags`), from the next change of Services on.
+    pub fn allow_direct(&mut self, flags: u8) {
+        self.devices.direct = flags;
     }
 
     /// Constants of the programs.
@@ -385,14 +327,14 @@ impl Bench {
     ///
     /// # Panics
     ///
-    /// If the kernel does not run it.
+    /// If the kernel does not run it, or if `DROPS` did not move with the counters of drops.
     #[track_caller]
     pub fn run_counted(
         &mut self,
         program: Program,
         frame: &[u8],
     ) -> (Run, Vec<(Hook, Outcome, u64)>) {
-        let before = self.counters();
+        let (before, dropped) = (self.counters(), self.drops());
         let run = self.run(program, frame);
         let after = self.counters();
         let mut moved = Vec::new();
@@ -404,6 +346,7 @@ impl Bench {
                 }
             }
         }
+        self.check_drops(program, &dropped, &moved);
         (run, moved)
     }
 
@@ -422,6 +365,26 @@ impl Bench {
         self.store.flows().expect("read the connections")
     }
 
+    /// An element of `BACKENDS`.
+    ///
+    /// # Panics
+    ///
+    /// If the maps cannot be read, or nobody has had it.
+    pub fn backend(&mut self, index: u32) -> Backend {
+        let observed = self.reconciler.dataplane().observe();
+        observed.expect("read the maps").backends[&index]
+    }
+
+    /// The connections that no flood displaces.
+    ///
+    /// # Panics
+    ///
+    /// If the map cannot be read.
+    #[must_use]
+    pub fn kept(&self) -> Vec<(FlowKey, Flow)> {
+        self.store.kept().expect("read the connections")
+    }
+
     /// The connections whose backend the tables do not say.
     ///
     /// # Panics
@@ -430,6 +393,16 @@ impl Bench {
     #[must_use]
     pub fn pins(&self) -> Vec<(PinKey, Pin)> {
         self.store.pins().expect("read the pins")
+    }
+
+    /// The same of connections that a client has confirmed.
+    ///
+    /// # Panics
+    ///
+    /// If the map cannot be read.
+    #[must_use]
+    pub fn kept_pins(&self) -> Vec<(PinKey, Pin)> {
+        self.store.kept_pins().expect("read the pins")
     }
 
     /// Lets every connection remember a next hop that was right once.
@@ -442,6 +415,24 @@ impl Bench {
             self.store
                 .put_flow(&key, &flow)
                 .expect("change a connection");
+        }
+    }
+
+    /// Lets every connection be idle for as long as it may be, and a second longer.
+    ///
+    /// # Panics
+    ///
+    /// If the map cannot be changed.
+    pub fn expire(&mut self) {
+        for (key, mut flow) in self.flows() {
+            // Of all ticks, only their differences count.
+            let ago = u64::from(self.config.ticks_per_second);
+            let idle = flow.expires_tick - flow.seen_tick + ago;
+            flow.expires_tick = flow.seen_tick - ago;
+            flow.seen_tick = flow.seen_tick.wrapping_sub(idle);
+            self.store
+                .put_flow(&key, &flow)
+                .expect("let a connection expire");
         }
     }
 
@@ -461,6 +452,9 @@ impl Bench {
     }
 }
 
+/// Connections that no flood displaces, at most.
+pub const FLOWS_MAX: u32 = 256;
+
 /// All maps, as large as a test needs them.
 #[must_use]
 pub fn specs() -> Vec<MapSpec> {
@@ -468,8 +462,10 @@ pub fn specs() -> Vec<MapSpec> {
         maps::FRONTENDS => 1024,
         maps::BACKENDS => 2048,
         maps::SLOTS => 1 << 18,
-        maps::FLOWS => 65_536,
-        maps::PINS => 4096,
+        maps::FLOWS => FLOWS_MAX,
+        maps::OPENING => 65_536,
+        maps::PINS => 512,
+        maps::OPENING_PINS => 4096,
         maps::SOCKETS => 64,
         _ => spec.max_entries,
     };

@@ -51,6 +51,12 @@ impl Case {
         (self.family.vip(number), SERVICE_PORT).into()
     }
 
+    /// Where Service `number` is dialled from everywhere, if it has such an address.
+    #[must_use]
+    pub fn external(self, number: u8) -> SocketAddr {
+        (self.family.external(number), SERVICE_PORT).into()
+    }
+
     /// Where Service `number` is dialled from outside, at the node under test.
     #[must_use]
     pub fn node_port(self, number: u8) -> SocketAddr {

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use anyhow::Result;
-use lb_common::{Interface, Role};
+use lb_common::{Interface, Role, interface::flags};
 
 use super::Family;
 use crate::lab::Netns;
@@ -57,6 +57,11 @@ pub(super) struct Devices {
     pub(super) uplink: u32,
     pub(super) pod: u32,
     pub(super) tunnel: u32,
+    /// Families whose packets for pods may go by a bridge, as bits of `lb_common::interface::flags`.
+    /// The pods' device itself is taken for it: that is where their route leads.
+    pub(super) direct: u8,
+    /// Whether XDP meets the uplink's packets first.
+    pub(super) xdp: bool,
 }
 
 impl Devices {
@@ -69,6 +74,8 @@ impl Devices {
             uplink: netns.interface_index("uplink")?,
             pod: netns.interface_index("pod")?,
             tunnel: netns.interface_index("tunnel")?,
+            direct: 0,
+            xdp: false,
         })
     }
 
@@ -78,14 +85,27 @@ impl Devices {
             snat4: address(Family::V4).into(),
             snat6: address(Family::V6).into(),
             role: role as u8,
-            pad: [0; 3],
+            ..Interface::default()
         };
-        BTreeMap::from([
+        let mut interfaces = BTreeMap::from([
             (
                 self.uplink,
-                interface(Role::Uplink, |family| family.node(1)),
+                Interface {
+                    flags: u8::from(self.xdp) * flags::XDP,
+                    ..interface(Role::Uplink, |family| family.node(1))
+                },
             ),
             (self.tunnel, interface(Role::Tunnel, Family::tunnel)),
-        ])
+        ]);
+        if self.direct != 0 {
+            let pod = Interface {
+                bridge: self.pod,
+                role: Role::Pod as u8,
+                flags: self.direct,
+                ..Interface::default()
+            };
+            interfaces.insert(self.pod, pod);
+        }
+        interfaces
     }
 }

@@ -6,17 +6,30 @@
 
 mod addresses;
 mod answer;
+mod behind;
 mod bench;
 mod case;
 mod devices;
+mod driven;
+mod drops;
+mod frame;
+mod icmp;
+mod kernel;
 mod packet;
+mod run;
 mod service;
 mod store;
 
 pub use addresses::Family;
 pub use answer::Answer;
-pub use bench::{Bench, Program, Run, Verdict, on_bench, specs};
+pub use bench::{Bench, FLOWS_MAX, on_bench, on_own_bench, specs};
 pub use case::{Case, each_case, each_case_on_the_wire};
 pub use devices::{GATEWAY_MAC, NODE2_MAC, UPLINK_MAC};
-pub use packet::{Packet, Transport};
+pub(crate) use driven::{create_map, set_program};
+pub use frame::Frame;
+pub use icmp::IcmpError;
+pub use kernel::Kernel;
+pub(crate) use packet::ends;
+pub use packet::{Packet, SEQUENCE, Transport};
+pub use run::{Program, Run, Verdict};
 pub use service::{BACKEND_PORT, Pod, SERVICE_PORT, Service, model};

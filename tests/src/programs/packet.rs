@@ -55,6 +55,10 @@ impl Transport {
     }
 }
 
+/// The sequence number of both sides' segments, unless a test says otherwise; each acknowledges the
+/// other's.
+pub const SEQUENCE: u32 = 0x0102_0304;
+
 /// What a frame says. Its bytes follow from it, valid checksums included.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Packet {
@@ -62,6 +66,8 @@ pub struct Packet {
     source_mac: [u8; 6],
     transport: Transport,
     tcp_flags: u8,
+    /// Sequence and acknowledgment number.
+    tcp_numbers: [u32; 2],
     src: SocketAddr,
     dst: SocketAddr,
     ttl: u8,
@@ -78,6 +84,7 @@ impl Packet {
             source_mac: GATEWAY_MAC,
             transport,
             tcp_flags,
+            tcp_numbers: [SEQUENCE, SEQUENCE + 1],
             src,
             dst,
             ttl: 64,
@@ -98,6 +105,28 @@ impl Packet {
     pub fn to(self, dst: impl Into<SocketAddr>) -> Self {
         let dst = dst.into();
         Self { dst, ..self }
+    }
+
+    /// The same with another sequence number; of UDP, just the same.
+    #[must_use]
+    pub fn sequence(self, sequence: u32) -> Self {
+        let [_, ack] = self.tcp_numbers;
+        let tcp_numbers = [sequence, ack];
+        Self {
+            tcp_numbers,
+            ..self
+        }
+    }
+
+    /// The same with another acknowledgment number.
+    #[must_use]
+    pub fn acknowledging(self, ack: u32) -> Self {
+        let [sequence, _] = self.tcp_numbers;
+        let tcp_numbers = [sequence, ack];
+        Self {
+            tcp_numbers,
+            ..self
+        }
     }
 
     /// The same with another time to live.
@@ -189,7 +218,9 @@ impl Packet {
     }
 
     fn tcp(&self) -> TcpHeader {
-        let mut tcp = TcpHeader::new(self.src.port(), self.dst.port(), 0x0102_0304, 0x2000);
+        let [sequence, ack] = self.tcp_numbers;
+        let mut tcp = TcpHeader::new(self.src.port(), self.dst.port(), sequence, 0x2000);
+        tcp.acknowledgment_number = ack;
         tcp.syn = self.tcp_flags & SYN != 0;
         tcp.ack = self.tcp_flags & ACK != 0;
         tcp.fin = self.tcp_flags & FIN != 0;
@@ -212,7 +243,7 @@ impl Packet {
 ///
 /// If the frame has none.
 #[must_use]
-pub(super) fn ends(frame: &[u8]) -> [SocketAddr; 2] {
+pub(crate) fn ends(frame: &[u8]) -> [SocketAddr; 2] {
     let sliced = SlicedPacket::from_ethernet(frame).expect("a frame");
     let [src, dst]: [IpAddr; 2] = match sliced.net.expect("an IP packet") {
         NetSlice::Ipv4(ip) => {

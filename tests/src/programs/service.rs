@@ -1,6 +1,6 @@
 //! The Services of a test, in the agent's model.
 
-use std::{collections::BTreeMap, collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
 use lb_agent::model::{
     Algorithm, Endpoint, Model, ObjectName, Service as ModelService, ServiceKind, ServicePort,
@@ -49,9 +49,9 @@ impl Pod {
             ready: !self.terminating,
             serving: true,
             terminating: self.terminating,
-            node: Some(format!("node{}", self.node)),
-            for_zones: BTreeSet::new(),
-            for_nodes: BTreeSet::new(),
+            node: Some(format!("node{}", self.node).into()),
+            for_zones: Default::default(),
+            for_nodes: Default::default(),
         }
     }
 }
@@ -65,6 +65,7 @@ pub struct Service {
     algorithm: Algorithm,
     is_local: bool,
     is_sctp: bool,
+    is_external: bool,
 }
 
 impl Service {
@@ -79,6 +80,7 @@ impl Service {
             algorithm: Algorithm::Maglev,
             is_local: false,
             is_sctp: false,
+            is_external: false,
         }
     }
 
@@ -105,6 +107,15 @@ impl Service {
     pub fn local(self) -> Self {
         Self {
             is_local: true,
+            ..self
+        }
+    }
+
+    /// The same, with the external addresses [`Family::external`]`(number)`, too.
+    #[must_use]
+    pub fn external(self) -> Self {
+        Self {
+            is_external: true,
             ..self
         }
     }
@@ -140,7 +151,11 @@ impl Service {
         ModelService {
             kind: ServiceKind::NodePort,
             cluster_ips: Family::ALL.map(|family| family.vip(self.number)).to_vec(),
-            external_ips: Vec::new(),
+            external_ips: Family::ALL
+                .map(|family| family.external(self.number))
+                .into_iter()
+                .filter(|_| self.is_external)
+                .collect(),
             load_balancer_ips: Vec::new(),
             ports: self.ports(),
             internal_policy: TrafficPolicy::Cluster,
@@ -184,15 +199,12 @@ fn name(transport: Transport) -> String {
 pub fn model(services: &[Service]) -> Model {
     let mut model = Model::default();
     for service in services {
-        let name = ObjectName {
-            namespace: "default".into(),
-            name: format!("service-{}", service.number),
-        };
+        let name = ObjectName::new("default", format!("service-{}", service.number));
         let slices = Family::ALL.map(|family| {
             let slice = Arc::new(service.slice(family));
             (format!("{family:?}"), slice)
         });
-        model.slices.insert(name.clone(), BTreeMap::from(slices));
+        model.slices.insert(name.clone(), slices.into());
         model.services.insert(name, Arc::new(service.object()));
     }
     model

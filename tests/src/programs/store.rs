@@ -1,12 +1,17 @@
 //! The programs' own memory: connections and pins, which the agent does not write.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
-use anyhow::{Context as _, Result};
-use aya::maps::{HashMap, Map, MapData};
+use anyhow::{Context as _, Result, bail};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, RingBuf};
 use lb_common::{
-    Flow, FlowKey, Pin, PinKey,
-    maps::{FLOWS, LAYOUT_VERSION, PINS},
+    DropKey, Flow, FlowKey, Frontend, FrontendKey, Pin, PinKey, ServiceNets,
+    counter::Outcome,
+    drops::Event,
+    maps::{
+        DROPS, EVENTS, FLOWS, FRONTENDS, LAST_DROPS, LAYOUT_VERSION, OPENING, OPENING_PINS, PINS,
+        SERVICE_NETS,
+    },
 };
 
 /// A key or a value as it lies in memory.
@@ -23,7 +28,14 @@ type Table<K, V> = HashMap<MapData, Raw<K>, Raw<V>>;
 /// The maps that hold it.
 pub(super) struct Store {
     flows: Table<FlowKey, Flow>,
+    opening: Table<FlowKey, Flow>,
     pins: Table<PinKey, Pin>,
+    opening_pins: Table<PinKey, Pin>,
+    frontends: Table<FrontendKey, Frontend>,
+    service_nets: Array<MapData, Raw<ServiceNets>>,
+    drops: PerCpuHashMap<MapData, Raw<DropKey>, u64>,
+    last_drops: PerCpuArray<MapData, Raw<Event>>,
+    events: RingBuf<MapData>,
 }
 
 impl Store {
@@ -31,27 +43,63 @@ impl Store {
     pub(super) fn open(pin_dir: &Path) -> Result<Self> {
         Ok(Self {
             flows: open(pin_dir, FLOWS)?,
+            opening: open(pin_dir, OPENING)?,
             pins: open(pin_dir, PINS)?,
+            opening_pins: open(pin_dir, OPENING_PINS)?,
+            frontends: open(pin_dir, FRONTENDS)?,
+            service_nets: open(pin_dir, SERVICE_NETS)?,
+            drops: open(pin_dir, DROPS)?,
+            last_drops: open(pin_dir, LAST_DROPS)?,
+            events: open(pin_dir, EVENTS)?,
         })
     }
 
+    /// Records of both maps.
     pub(super) fn flows(&self) -> Result<Vec<(FlowKey, Flow)>> {
+        let mut flows = read(&self.flows)?;
+        flows.extend(read(&self.opening)?);
+        Ok(flows)
+    }
+
+    /// Records of `FLOWS`.
+    pub(super) fn kept(&self) -> Result<Vec<(FlowKey, Flow)>> {
         read(&self.flows)
     }
 
+    /// Pins of both maps; of two with one key, that of `PINS`.
     pub(super) fn pins(&self) -> Result<Vec<(PinKey, Pin)>> {
+        let mut pins: BTreeMap<_, _> = read(&self.opening_pins)?.into_iter().collect();
+        pins.extend(read(&self.pins)?);
+        Ok(pins.into_iter().collect())
+    }
+
+    /// Pins of `PINS`.
+    pub(super) fn kept_pins(&self) -> Result<Vec<(PinKey, Pin)>> {
         read(&self.pins)
     }
 
     pub(super) fn put_flow(&mut self, key: &FlowKey, flow: &Flow) -> Result<()> {
-        let put = self.flows.insert(Raw(*key), Raw(*flow), 0);
-        put.context("write FLOWS")
+        const EXIST: u64 = 2;
+        for table in [&mut self.opening, &mut self.flows] {
+            if table.insert(Raw(*key), Raw(*flow), EXIST).is_ok() {
+                return Ok(());
+            }
+        }
+        bail!("there is no record {key:?}")
+    }
+
+    /// Inserts or replaces the record of a flow that is opening.
+    pub(super) fn insert_flow(&mut self, key: &FlowKey, flow: &Flow) -> Result<()> {
+        let inserted = self.opening.insert(Raw(*key), Raw(*flow), 0);
+        inserted.context("insert a record")
     }
 
     /// Forgets the records, as a full map does.
     pub(super) fn clear_flows(&mut self) -> Result<()> {
-        for (key, _) in self.flows()? {
-            self.flows.remove(&Raw(key)).context("clear FLOWS")?;
+        for table in [&mut self.opening, &mut self.flows] {
+            for (key, _) in read(table)? {
+                table.remove(&Raw(key)).context("forget a record")?;
+            }
         }
         Ok(())
     }
@@ -59,14 +107,68 @@ impl Store {
     /// Forgets everything.
     pub(super) fn clear(&mut self) -> Result<()> {
         self.clear_flows()?;
-        for (key, _) in self.pins()? {
-            self.pins.remove(&Raw(key)).context("clear PINS")?;
+        for pins in [&mut self.pins, &mut self.opening_pins] {
+            for (key, _) in read(pins)? {
+                pins.remove(&Raw(key)).context("forget a pin")?;
+            }
+        }
+        for key in self.drops()?.into_keys() {
+            self.drops.remove(&Raw(key)).context("clear DROPS")?;
         }
         Ok(())
     }
+
+    /// Makes every frontend name a table that has been replaced.
+    pub(super) fn tear_tables(&mut self) -> Result<()> {
+        for (key, frontend) in read(&self.frontends)? {
+            let torn = Frontend {
+                generation: frontend.generation.wrapping_add(1),
+                ..frontend
+            };
+            let put = self.frontends.insert(Raw(key), Raw(torn), 0);
+            put.context("write FRONTENDS")?;
+        }
+        Ok(())
+    }
+
+    /// Exchanges where cluster addresses can be.
+    pub(super) fn swap_service_nets(&mut self, nets: &ServiceNets) -> Result<ServiceNets> {
+        let Raw(before) = self.service_nets.get(&0, 0).context("read SERVICE_NETS")?;
+        let put = self.service_nets.set(0, Raw(*nets), 0);
+        put.context("write SERVICE_NETS")?;
+        Ok(before)
+    }
+
+    /// The elements of `DROPS`, each summed up over all CPUs.
+    pub(super) fn drops(&self) -> Result<BTreeMap<DropKey, u64>> {
+        let elements = self.drops.iter().map(|element| {
+            let (Raw(key), values) = element.context("read DROPS")?;
+            Ok((key, values.iter().sum()))
+        });
+        elements.collect()
+    }
+
+    /// The newest sample of a reason.
+    pub(super) fn last_drop(&self, reason: Outcome) -> Result<Event> {
+        let values = self.last_drops.get(&(reason as u32), 0);
+        let values = values.context("read LAST_DROPS")?;
+        let newest = values.iter().max_by_key(|Raw(event)| event.time_ns);
+        newest
+            .map(|Raw(event)| *event)
+            .context("a machine without CPUs")
+    }
+
+    /// Takes what waits in the ring buffer.
+    pub(super) fn events(&mut self) -> Vec<Event> {
+        let mut events = Vec::new();
+        while let Some(bytes) = self.events.next() {
+            events.push(bytemuck::pod_read_unaligned(&bytes));
+        }
+        events
+    }
 }
 
-fn open<K: bytemuck::Pod, V: bytemuck::Pod>(pin_dir: &Path, name: &str) -> Result<Table<K, V>> {
+fn open<T: TryFrom<Map, Error = MapError>>(pin_dir: &Path, name: &str) -> Result<T> {
     let path = pin_dir.join(format!("v{LAYOUT_VERSION}/maps/{name}"));
     let data = MapData::from_pin(&path).with_context(|| format!("open {}", path.display()))?;
     let map = Map::from_map_data(data).with_context(|| format!("recognise {name}"))?;

@@ -11,10 +11,20 @@ use nix::sys::socket::{
 };
 use nix::sys::time::{TimeVal, TimeValLike as _};
 
-use super::{Answer, Protocol, RequestOptions, canonical};
+use super::socket::Setting;
+use super::{
+    Answer, Order, Protocol, RequestOptions, Shape, Transfer, canonical, fragments, pattern,
+};
 
 /// Long enough for any UDP answer.
 const MAX_DATAGRAM: usize = 65_535;
+
+/// An IPv4 option that collects the addresses of two routers, and the end of options.
+const RECORD_ROUTE: [u8; 12] = [7, 11, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+/// As many bytes of IPv4 options as a header has room for, of no effect.
+const NO_OPERATIONS: [u8; 40] = [1; 40];
+/// A header of IPv6 options: 8 bytes, of no effect.
+const PADDING_V6: [u8; 8] = [0, 0, 1, 4, 0, 0, 0, 0];
 
 /// Something to send requests through.
 pub(super) enum Connection {
@@ -26,6 +36,7 @@ pub(super) enum Connection {
         to: SocketAddr,
         connected: bool,
         timeout: Duration,
+        order: Option<Order>,
     },
 }
 
@@ -34,6 +45,7 @@ impl Connection {
     pub(super) fn open(options: &RequestOptions) -> io::Result<Self> {
         let RequestOptions { to, timeout, .. } = *options;
         let socket = bound_socket(options)?;
+        give_shape(&socket, options)?;
         match options.protocol {
             Protocol::Tcp => {
                 connect(socket.as_raw_fd(), &SockaddrStorage::from(to))?;
@@ -46,14 +58,21 @@ impl Connection {
             }
             Protocol::Udp => {
                 let socket = UdpSocket::from(socket);
-                if options.connect {
+                let order = match options.shape {
+                    Shape::Fragments(order) => Some(order),
+                    _ => None,
+                };
+                // Who sends past the socket has to know its address.
+                let connected = options.connect || order.is_some();
+                if connected {
                     socket.connect(to)?;
                 }
                 Ok(Self::Udp {
                     socket,
                     to,
-                    connected: options.connect,
+                    connected,
                     timeout,
+                    order,
                 })
             }
         }
@@ -68,14 +87,45 @@ impl Connection {
                 to,
                 connected,
                 timeout,
+                order,
             } => {
-                match connected {
-                    true => socket.send(request.as_bytes())?,
-                    false => socket.send_to(request.as_bytes(), *to)?,
-                };
+                match (order, connected) {
+                    (Some(order), _) => {
+                        fragments::send(socket.local_addr()?, *to, request.as_bytes(), *order)?;
+                    }
+                    (None, true) => {
+                        // What the kernel has disconnected connects again.
+                        if socket.peer_addr().is_err() {
+                            socket.connect(*to)?;
+                        }
+                        socket.send(request.as_bytes())?;
+                    }
+                    (None, false) => {
+                        socket.send_to(request.as_bytes(), *to)?;
+                    }
+                }
                 await_datagram(socket, request, *timeout)
             }
         }
+    }
+
+    /// Sends or receives many bytes; also says who the server is.
+    pub(super) fn transfer(&mut self, transfer: Transfer) -> io::Result<(Answer, SocketAddr)> {
+        let Self::Tcp { stream } = self else {
+            return Err(io::Error::other("transfers go over TCP"));
+        };
+        let request = transfer.request();
+        stream
+            .get_mut()
+            .write_all(format!("{request}\n").as_bytes())?;
+        if let Transfer::Upload(bytes) = transfer {
+            pattern::send(stream.get_mut(), bytes)?;
+        }
+        let answered = read_answer(stream, &request)?;
+        if let Transfer::Download(bytes) = transfer {
+            pattern::receive(stream, bytes)?;
+        }
+        Ok(answered)
     }
 
     /// The client's own address.
@@ -109,6 +159,26 @@ fn bound_socket(options: &RequestOptions) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
+/// Lets the socket make packets of the shape that is asked for.
+fn give_shape(socket: &OwnedFd, options: &RequestOptions) -> io::Result<()> {
+    let is_v4 = options.to.is_ipv4();
+    if !is_v4 && options.protocol == Protocol::Udp {
+        Setting::TAKE_UNCHECKED_V6.set_number(socket, 1)?;
+    }
+    match options.shape {
+        Shape::Plain | Shape::Fragments(_) => Ok(()),
+        Shape::Options if is_v4 => Setting::OPTIONS_V4.set(socket, &RECORD_ROUTE),
+        Shape::Options => Setting::HOP_BY_HOP.set(socket, &PADDING_V6),
+        Shape::ManyOptions if is_v4 => Setting::OPTIONS_V4.set(socket, &NO_OPERATIONS),
+        Shape::ManyOptions => {
+            Setting::HOP_BY_HOP.set(socket, &PADDING_V6)?;
+            Setting::DESTINATION.set(socket, &PADDING_V6)
+        }
+        Shape::Unchecked if is_v4 => Setting::UNCHECKED_V4.set_number(socket, 1),
+        Shape::Unchecked => Setting::UNCHECKED_V6.set_number(socket, 1),
+    }
+}
+
 fn exchange_line(
     stream: &mut BufReader<TcpStream>,
     request: &str,
@@ -116,6 +186,13 @@ fn exchange_line(
     stream
         .get_mut()
         .write_all(format!("{request}\n").as_bytes())?;
+    read_answer(stream, request)
+}
+
+fn read_answer(
+    stream: &mut BufReader<TcpStream>,
+    request: &str,
+) -> io::Result<(Answer, SocketAddr)> {
     let mut line = String::new();
     if stream.read_line(&mut line)? == 0 {
         return Err(io::Error::new(

@@ -4,18 +4,29 @@
 //! its places ([`crate::lab::Place`]) and reads what it prints.
 
 mod connection;
+mod crowd;
+mod fragments;
 mod options;
+mod pattern;
+mod probe;
 mod request;
 mod serve;
+mod shape;
+mod socket;
+mod traffic;
 
 use std::net::SocketAddr;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+pub use crowd::{AttendOptions, CrowdOptions, Crowded, attend, crowd};
 pub use options::{RequestOptions, ServeOptions, UsageError, parse};
+pub use probe::{ProbeEnd, ProbeOptions, Probed, Report, probe};
 pub use request::request;
 pub use serve::serve;
+pub use shape::{Order, Shape};
+pub use traffic::{Contact, EchoOptions, TrafficOptions, TrafficReport, echo, now_ns, traffic};
 
 /// What a server prints once it accepts connections and datagrams.
 pub const READY: &str = "ready";
@@ -27,6 +38,45 @@ pub enum Task {
     Serve(ServeOptions),
     /// Send requests, and print an [`Outcome`] a line.
     Request(RequestOptions),
+    /// Send one packet, and print what came of it as [`Probed`].
+    Probe(ProbeOptions),
+    /// Make traffic until standard input closes, and print a [`TrafficReport`].
+    Traffic(TrafficOptions),
+    /// Answer that traffic until killed.
+    Echo(EchoOptions),
+    /// Take many connections until killed.
+    Attend(AttendOptions),
+    /// Make many connections, and print what came of it as [`Crowded`].
+    Crowd(CrowdOptions),
+}
+
+/// Many bytes over TCP, known to both ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transfer {
+    /// So many from the client to the server.
+    Upload(u64),
+    /// So many from the server to the client.
+    Download(u64),
+}
+
+impl Transfer {
+    /// How the client asks for it.
+    fn request(self) -> String {
+        match self {
+            Self::Upload(bytes) => format!("upload {bytes}"),
+            Self::Download(bytes) => format!("download {bytes}"),
+        }
+    }
+
+    /// What `request` asks for, if it is a transfer.
+    fn requested(request: &str) -> Option<Self> {
+        let (verb, bytes) = request.split_once(' ')?;
+        match verb {
+            "upload" => bytes.parse().ok().map(Self::Upload),
+            "download" => bytes.parse().ok().map(Self::Download),
+            _ => None,
+        }
+    }
 }
 
 /// A transport protocol that the tool speaks.
@@ -49,6 +99,15 @@ impl Protocol {
         match self {
             Self::Tcp => "tcp",
             Self::Udp => "udp",
+        }
+    }
+
+    /// Its number in IP headers.
+    #[must_use]
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Tcp => lb_common::protocol::TCP,
+            Self::Udp => lb_common::protocol::UDP,
         }
     }
 }

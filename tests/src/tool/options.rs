@@ -4,12 +4,17 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::{Protocol, Task};
+use serde::de::DeserializeOwned;
+
+use super::{ProbeOptions, Protocol, Shape, Task, Transfer};
 
 /// How to call the tool.
-const USAGE: &str = "usage: lab-tool serve --name NAME --port PORT
+const USAGE: &str = "usage: lab-tool serve --name NAME --port PORT [--answers SHAPE]
        lab-tool request|hold --to ADDRESS:PORT [--protocol tcp|udp] [--count N (0: until stdin closes)]
-                [--bind PORT] [--timeout-ms N] [--interval-ms N] [--size BYTES] [--connect]";
+                [--bind PORT] [--timeout-ms N] [--interval-ms N] [--size BYTES] [--connect]
+                [--endure] [--shape SHAPE] [--upload BYTES | --download BYTES]
+       lab-tool probe --to ADDRESS:PORT [--protocol tcp|udp] [--size BYTES] [--ttl N] [--timeout-ms N]
+       lab-tool traffic|echo|attend|crowd OPTIONS (JSON)";
 
 /// A command line that makes no sense.
 #[derive(Debug)]
@@ -53,18 +58,35 @@ pub struct ServeOptions {
     pub name: String,
     /// The port to listen on, TCP and UDP, on every address.
     pub port: u16,
+    /// What answers over UDP look like: fragments, or datagrams without checksum.
+    pub answers: Shape,
 }
 
 impl ServeOptions {
+    /// A server that answers plainly.
+    #[must_use]
+    pub fn new(name: &str, port: u16) -> Self {
+        Self {
+            name: name.to_owned(),
+            port,
+            answers: Shape::Plain,
+        }
+    }
+
     /// The arguments that [`parse`] reads back.
     #[must_use]
     pub fn arguments(&self) -> Vec<String> {
-        let words = ["serve", "--name", &self.name, "--port"];
-        words
-            .into_iter()
-            .map(str::to_owned)
-            .chain([self.port.to_string()])
-            .collect()
+        let (port, answers) = (self.port.to_string(), self.answers.to_string());
+        let words = [
+            "serve",
+            "--name",
+            &self.name,
+            "--port",
+            &port,
+            "--answers",
+            &answers,
+        ];
+        words.map(str::to_owned).to_vec()
     }
 }
 
@@ -89,6 +111,12 @@ pub struct RequestOptions {
     pub size: usize,
     /// A UDP socket is connected, so that it takes answers of its server only.
     pub connect: bool,
+    /// A UDP socket that is held is kept whatever fails.
+    pub endure: bool,
+    /// What the client's packets look like.
+    pub shape: Shape,
+    /// TCP: many bytes instead of a request.
+    pub transfer: Option<Transfer>,
 }
 
 impl RequestOptions {
@@ -105,6 +133,9 @@ impl RequestOptions {
             interval: Duration::ZERO,
             size: 0,
             connect: false,
+            endure: false,
+            shape: Shape::Plain,
+            transfer: None,
         }
     }
 
@@ -119,16 +150,26 @@ impl RequestOptions {
             ("--timeout-ms", self.timeout.as_millis().to_string()),
             ("--interval-ms", self.interval.as_millis().to_string()),
             ("--size", self.size.to_string()),
+            ("--shape", self.shape.to_string()),
         ];
         let command = if self.hold { "hold" } else { "request" };
         let pairs = pairs
             .into_iter()
             .flat_map(|(option, value)| [option.to_owned(), value]);
-        let connect = self.connect.then(|| "--connect".to_owned());
+        let switches = [("--connect", self.connect), ("--endure", self.endure)];
+        let switches = switches.into_iter().filter(|(_, is_on)| *is_on);
+        let transfer = self
+            .transfer
+            .into_iter()
+            .flat_map(|transfer| match transfer {
+                Transfer::Upload(bytes) => ["--upload".to_owned(), bytes.to_string()],
+                Transfer::Download(bytes) => ["--download".to_owned(), bytes.to_string()],
+            });
         [command.to_owned()]
             .into_iter()
             .chain(pairs)
-            .chain(connect)
+            .chain(switches.map(|(option, _)| option.to_owned()))
+            .chain(transfer)
             .collect()
     }
 }
@@ -143,22 +184,29 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Task, UsageE
         Some("serve") => parse_serve(arguments).map(Task::Serve),
         Some("request") => parse_request(arguments, false).map(Task::Request),
         Some("hold") => parse_request(arguments, true).map(Task::Request),
+        Some("probe") => parse_probe(arguments).map(Task::Probe),
+        Some("traffic") => parse_json(arguments).map(Task::Traffic),
+        Some("echo") => parse_json(arguments).map(Task::Echo),
+        Some("attend") => parse_json(arguments).map(Task::Attend),
+        Some("crowd") => parse_json(arguments).map(Task::Crowd),
         _ => Err(UsageError::Command),
     }
 }
 
 fn parse_serve(mut arguments: impl Iterator<Item = String>) -> Result<ServeOptions, UsageError> {
-    let (mut name, mut port) = (None, None);
+    let (mut name, mut port, mut answers) = (None, None, Shape::Plain);
     while let Some(option) = arguments.next() {
         match option.as_str() {
             "--name" => name = Some(value(&option, &mut arguments)?),
             "--port" => port = Some(value(&option, &mut arguments)?),
+            "--answers" => answers = value::<String>(&option, &mut arguments)?.parse()?,
             _ => return Err(UsageError::Option(option)),
         }
     }
     Ok(ServeOptions {
         name: name.ok_or(UsageError::Missing("--name"))?,
         port: port.ok_or(UsageError::Missing("--port"))?,
+        answers,
     })
 }
 
@@ -183,6 +231,14 @@ fn parse_request(
             "--interval-ms" => options.interval = milliseconds(&option, &mut arguments)?,
             "--size" => options.size = value(&option, &mut arguments)?,
             "--connect" => options.connect = true,
+            "--endure" => options.endure = true,
+            "--shape" => options.shape = value::<String>(&option, &mut arguments)?.parse()?,
+            "--upload" => {
+                options.transfer = Some(Transfer::Upload(value(&option, &mut arguments)?))
+            }
+            "--download" => {
+                options.transfer = Some(Transfer::Download(value(&option, &mut arguments)?));
+            }
             _ => return Err(UsageError::Option(option)),
         }
     }
@@ -191,6 +247,37 @@ fn parse_request(
     } else {
         Ok(options)
     }
+}
+
+fn parse_probe(mut arguments: impl Iterator<Item = String>) -> Result<ProbeOptions, UsageError> {
+    let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+    let mut options = ProbeOptions::new(Protocol::Udp, nowhere);
+    while let Some(option) = arguments.next() {
+        match option.as_str() {
+            "--to" => options.to = value(&option, &mut arguments)?,
+            "--protocol" => options.protocol = value::<String>(&option, &mut arguments)?.parse()?,
+            "--size" => options.size = value(&option, &mut arguments)?,
+            "--ttl" => options.ttl = value(&option, &mut arguments)?,
+            "--timeout-ms" => options.timeout = milliseconds(&option, &mut arguments)?,
+            _ => return Err(UsageError::Option(option)),
+        }
+    }
+    if options.to == nowhere {
+        Err(UsageError::Missing("--to"))
+    } else {
+        Ok(options)
+    }
+}
+
+/// Options that only programs write.
+fn parse_json<T: DeserializeOwned>(
+    mut arguments: impl Iterator<Item = String>,
+) -> Result<T, UsageError> {
+    let text = arguments.next().ok_or(UsageError::Missing("OPTIONS"))?;
+    serde_json::from_str(&text).ok().ok_or(UsageError::Value {
+        option: "OPTIONS".to_owned(),
+        value: text,
+    })
 }
 
 fn value<T: FromStr>(
@@ -215,6 +302,7 @@ fn milliseconds(
 
 #[cfg(test)]
 mod tests {
+    use super::super::Order;
     use super::*;
 
     fn words(line: &str) -> Vec<String> {
@@ -232,14 +320,24 @@ mod tests {
             interval: Duration::from_millis(5),
             size: 9000,
             connect: true,
+            endure: true,
+            shape: Shape::Fragments(Order::Reversed),
+            transfer: Some(Transfer::Upload(12)),
             ..RequestOptions::new(Protocol::Udp, to)
         };
         assert_eq!(parse(options.arguments()).unwrap(), Task::Request(options));
         let options = ServeOptions {
-            name: "alpaca-1".to_owned(),
-            port: 8000,
+            answers: Shape::Unchecked,
+            ..ServeOptions::new("alpaca-1", 8000)
         };
         assert_eq!(parse(options.arguments()).unwrap(), Task::Serve(options));
+        let options = ProbeOptions {
+            size: 1452,
+            ttl: 3,
+            timeout: Duration::from_millis(700),
+            ..ProbeOptions::new(Protocol::Tcp, to)
+        };
+        assert_eq!(parse(options.arguments()).unwrap(), Task::Probe(options));
     }
 
     #[test]

@@ -29,7 +29,8 @@ pub fn request(options: &RequestOptions) -> io::Result<()> {
         let outcome = outcome(options, number, &mut held);
         print(&outcome)?;
         let failed = matches!(outcome, Outcome::Failure { .. });
-        if (failed && options.hold) || is_stopped(&stopped, options) {
+        let is_over = failed && options.hold && !options.endure;
+        if is_over || is_stopped(&stopped, options) {
             break;
         }
     }
@@ -63,12 +64,16 @@ fn attempt(
         Some(connection) => connection,
         None => Connection::open(options)?,
     };
-    let (answer, peer) = connection.exchange(&text(options, number))?;
+    let exchanged = match options.transfer {
+        None => connection.exchange(&text(options, number)),
+        Some(transfer) => connection.transfer(transfer),
+    };
     let ms = start.elapsed().as_secs_f64() * 1e3;
-    let local = connection.local()?;
-    if options.hold {
+    let local = connection.local();
+    if options.hold && (options.endure || exchanged.is_ok()) {
         *held = Some(connection);
     }
+    let ((answer, peer), local) = (exchanged?, local?);
     Ok(Reply {
         number,
         server: answer.name,
@@ -83,7 +88,8 @@ fn attempt(
 /// The request's text: unlike that of any other request on this machine.
 fn text(options: &RequestOptions, number: u64) -> String {
     let name = format!("{}-{number}", std::process::id());
-    format!("{name:-<width$}", width = options.size)
+    let padding = "-".repeat(options.size.saturating_sub(name.len()));
+    name + &padding
 }
 
 fn failure(options: &RequestOptions, error: &io::Error) -> Outcome {

@@ -13,7 +13,9 @@ use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn6, recvmsg, sendmsg, setsockopt,
 };
 
-use super::{Answer, READY, ServeOptions, canonical};
+use super::probe::{PROBE, received};
+use super::socket::Setting;
+use super::{Answer, READY, ServeOptions, Shape, Transfer, canonical, fragments, pattern};
 
 /// The longest UDP payload.
 const MAX_DATAGRAM: usize = 65_507;
@@ -30,13 +32,19 @@ pub fn serve(options: &ServeOptions) -> io::Result<()> {
     let socket = UdpSocket::bind(any)?;
     // The answer has to leave from the address that was asked.
     setsockopt(&socket, Ipv6RecvPacketInfo, &true)?;
+    Setting::TAKE_UNCHECKED_V6.set_number(&socket, 1)?;
+    if options.answers == Shape::Unchecked {
+        // The socket is of both families.
+        Setting::UNCHECKED_V4.set_number(&socket, 1)?;
+        Setting::UNCHECKED_V6.set_number(&socket, 1)?;
+    }
     println!("{READY}");
     let name: Arc<str> = options.name.as_str().into();
     let tcp_name = Arc::clone(&name);
     thread::spawn(move || accept(&listener, &tcp_name));
     let mut buffer = vec![0; MAX_DATAGRAM];
     loop {
-        answer_datagram(&socket, &name, &mut buffer)?;
+        answer_datagram(&socket, &name, options.answers, &mut buffer)?;
     }
 }
 
@@ -51,16 +59,31 @@ fn accept(listener: &TcpListener, name: &Arc<str>) {
 fn answer_stream(mut stream: &TcpStream, name: &str) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let (client, local) = (stream.peer_addr()?, stream.local_addr()?);
-    for line in BufReader::new(stream).lines() {
-        let mut answer = answer(name, client, local, line?)?;
+    let mut reader = BufReader::new(stream);
+    let mut line = String::new();
+    while reader.read_line(&mut line)? > 0 {
+        let request = std::mem::take(&mut line).trim_end().to_owned();
+        let transfer = Transfer::requested(&request);
+        if let Some(Transfer::Upload(bytes)) = transfer {
+            pattern::receive(&mut reader, bytes)?;
+        }
+        let mut answer = answer(name, client, local, request)?;
         answer.push(b'\n');
         stream.write_all(&answer)?;
+        if let Some(Transfer::Download(bytes)) = transfer {
+            pattern::send(&mut stream, bytes)?;
+        }
     }
     Ok(())
 }
 
 /// Waits for a datagram, and answers it.
-fn answer_datagram(socket: &UdpSocket, name: &str, buffer: &mut [u8]) -> io::Result<()> {
+fn answer_datagram(
+    socket: &UdpSocket,
+    name: &str,
+    shape: Shape,
+    buffer: &mut [u8],
+) -> io::Result<()> {
     let mut control = cmsg_space!(in6_pktinfo);
     let (length, client, local) = {
         let mut parts = [IoSliceMut::new(buffer)];
@@ -77,10 +100,19 @@ fn answer_datagram(socket: &UdpSocket, name: &str, buffer: &mut [u8]) -> io::Res
         return Ok(());
     };
     let seen = SocketAddr::from((Ipv6Addr::from(local.s6_addr), socket.local_addr()?.port()));
-    let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
+    let text = match &buffer[..length] {
+        probe if probe.starts_with(PROBE.as_bytes()) => received(length),
+        request => String::from_utf8_lossy(request).into_owned(),
+    };
     let answer = answer(name, SocketAddrV6::from(client).into(), seen, text)?;
     // An answer that cannot be sent is lost, like any datagram: the client notices.
-    let _ = send_from(socket, local, &client, &answer);
+    let _ = match shape {
+        Shape::Fragments(order) => {
+            let client = canonical(SocketAddrV6::from(client).into());
+            fragments::send(canonical(seen), client, &answer, order)
+        }
+        _ => send_from(socket, local, &client, &answer).map(drop),
+    };
     Ok(())
 }
 

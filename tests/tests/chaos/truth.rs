@@ -32,7 +32,7 @@ pub(crate) fn model(server: &ApiServer) -> Model {
             }
             if let Some(owned) = convert::<EndpointSlice>(object) {
                 let slices = model.slices.entry(owned.service).or_default();
-                slices.insert(name(object).name, owned.slice);
+                slices.insert(name(object).name.clone(), owned.slice);
             }
         }
         for (_, object) in store.objects(Kind::Node) {
@@ -57,10 +57,7 @@ fn name(object: &Value) -> ObjectName {
         let text = object["metadata"][field].as_str();
         text.unwrap_or_default().to_owned()
     };
-    ObjectName {
-        namespace: text("namespace"),
-        name: text("name"),
-    }
+    ObjectName::new(text("namespace"), text("name"))
 }
 
 fn convert<O: Object>(object: &Value) -> Option<O::Model> {

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use lb_agent::dataplane::bpf::{pinned_entries, pinned_frontends};
 use lb_common::FrontendKey;
-use lb_common::maps::{FLOWS, FRONTENDS, LAYOUT_VERSION};
+use lb_common::maps::{FLOWS, FRONTENDS, LAYOUT_VERSION, OPENING};
 use lb_tests::lab::{Agent, Cluster, Node, Place as _, Pod};
 
 use crate::http::{Answer, ask, get};
@@ -289,8 +289,10 @@ fn readyz_sends_a_packet_through_the_programs_and_leaves_nothing_behind() {
     for check in ["sync", "links", "canary"].map(passed) {
         assert!(body.contains(&check), "{body}");
     }
-    let flows = pinned_entries(stage.agent.pin_dir(), FLOWS).expect("a map");
-    assert_eq!(flows, 0);
+    for map in [FLOWS, OPENING] {
+        let flows = pinned_entries(stage.agent.pin_dir(), map).expect("a map");
+        assert_eq!(flows, 0, "{map}");
+    }
 }
 
 /// Names of the pinned links that end so.
@@ -370,6 +372,8 @@ fn s56_metrics_and_the_mode_are_told_on_the_node_itself() {
         "kubeproxy_sync_proxy_rules_endpoint_changes_pending 0\n",
         "lb_map_entries{map=\"BACKENDS\"} 2",
         "lb_map_capacity{map=\"FLOWS\"} 524288",
+        "lb_map_capacity{map=\"OPENING\"} 131072",
+        "lb_sweep_duration_seconds_count 1",
         "lb_packets_total{hook=\"pod_ingress\",outcome=\"to_stack\"}",
         "lb_services 1\n",
         "process_open_fds ",

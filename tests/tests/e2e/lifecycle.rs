@@ -7,7 +7,7 @@ use lb_tests::lab::{Cluster, Place, Pod, Request, Requests};
 use lb_tests::tool::Protocol;
 use nix::sys::signal::Signal;
 
-use crate::scene::{Scene, Stage, reach_all_ways};
+use lb_tests::scene::{Scene, Stage, reach_all_ways};
 
 /// Exchanges of every connection between two events.
 const EXCHANGES: usize = 30;
@@ -25,7 +25,7 @@ fn hold(from: &impl Place, protocol: Protocol, to: SocketAddr) -> Requests {
 
 /// Connections of every kind: from a pod to the ClusterIP and from outside to a NodePort, over both
 /// protocols and families, to more backends than one.
-fn hold_everywhere(scene: &Scene, pod: &Pod) -> Vec<Requests> {
+pub(crate) fn hold_everywhere(scene: &Scene, pod: &Pod) -> Vec<Requests> {
     let mut connections = Vec::new();
     for protocol in Protocol::ALL {
         for _ in 0..3 {
@@ -39,7 +39,7 @@ fn hold_everywhere(scene: &Scene, pod: &Pod) -> Vec<Requests> {
 
 /// Ends the connections, none of which has failed.
 #[track_caller]
-fn finish(connections: Vec<Requests>) {
+pub(crate) fn finish(connections: Vec<Requests>) {
     for connection in connections {
         for reply in connection.finish() {
             reply.expect("no exchange fails");
@@ -49,7 +49,7 @@ fn finish(connections: Vec<Requests>) {
 
 /// Waits until every connection has exchanged more, and with the backend that it had.
 #[track_caller]
-fn go_on(connections: &mut [Requests], when: &str) {
+pub(crate) fn go_on(connections: &mut [Requests], when: &str) {
     for (number, connection) in connections.iter_mut().enumerate() {
         let mut server: Option<String> = None;
         for reply in connection.take(EXCHANGES) {
@@ -70,7 +70,7 @@ fn restart_agents_by(signal: Signal) {
         backends: &[0, 1, 1],
         flags: &[],
     });
-    let pod = scene.cluster.pod("client-pod", 0).expect("a pod");
+    let pod = scene.pod("client-pod", 0);
     let mut connections = hold_everywhere(&scene, &pod);
     go_on(&mut connections, "before");
 
@@ -109,7 +109,7 @@ fn connections_stay_with_their_backend_while_others_come_and_go() {
         flags: &[],
     });
     scene.serve_by(&[0, 1]);
-    let pod = scene.cluster.pod("client-pod", 0).expect("a pod");
+    let pod = scene.pod("client-pod", 0);
     let mut connections = hold_everywhere(&scene, &pod);
     go_on(&mut connections, "with two backends");
     scene.serve_by(&[0, 1, 2]);
@@ -129,7 +129,7 @@ fn silent_connections_stay_with_their_backend_while_others_come_and_go() {
         flags: &[],
     });
     scene.serve_by(&[0, 1]);
-    let pod = scene.cluster.pod("client-pod", 0).expect("a pod");
+    let pod = scene.pod("client-pod", 0);
     let mut connections: Vec<Requests> = (0..12)
         .flat_map(|_| Scene::cluster_ips())
         .map(|to| {

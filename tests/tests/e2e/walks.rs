@@ -4,13 +4,14 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use lb_common::counter::{Hook, Outcome};
-use lb_tests::lab::{Cluster, Cni, Fabric, Place as _};
+use lb_tests::lab::{Cluster, Cni, Fabric, Place as _, Request};
+use lb_tests::tool::Protocol;
 
-use crate::scene::{EXTERNAL_IPS, NODE_PORT, Scene, Stage, reach_all_ways};
+use lb_tests::scene::{EXTERNAL_IPS, NODE_PORT, Scene, Stage, reach_all_ways};
 
 /// A pod of the first node dials the ClusterIP; the backends see its own address.
 fn pod_to_cluster_ip(scene: &Scene) {
-    let client = scene.cluster.pod("client-pod", 0).expect("a pod");
+    let client = scene.pod("client-pod", 0);
     reach_all_ways(&client, Scene::cluster_ips(), &scene.names(), |reply| {
         assert!(
             client.addresses().contains(&reply.seen_client.ip()),
@@ -59,8 +60,9 @@ fn walk_2_pod_to_cluster_ip_on_another_node_through_vxlan() {
     }));
 }
 
+/// Walk 3: a pod to its own Service, and back to itself.
 #[test]
-fn s37_walk_3_pod_to_its_own_service_and_back_to_itself() {
+fn hairpin_same_pod() {
     for cni in Cni::ALL {
         let scene = Scene::new(Stage {
             cluster: Cluster::builder().nodes(1).cni(cni).host_tx_offload(false),
@@ -68,7 +70,12 @@ fn s37_walk_3_pod_to_its_own_service_and_back_to_itself() {
             flags: &[],
         });
         let pod = &scene.backends[0];
-        let dialled = Scene::cluster_ips().into_iter().chain(scene.node_ports(0));
+        let dialled = [
+            Scene::cluster_ips(),
+            scene.node_ports(0),
+            Scene::external_ips(),
+        ]
+        .concat();
         for to in dialled {
             reach_all_ways(pod, [to], &scene.names(), |reply| {
                 assert_eq!(
@@ -77,6 +84,16 @@ fn s37_walk_3_pod_to_its_own_service_and_back_to_itself() {
                     "a pod does not hear itself"
                 );
             });
+            // More than a packet takes, and more than one segment.
+            let large = Request {
+                hold: true,
+                count: 3,
+                size: 100_000,
+                ..Request::new(Protocol::Tcp, to)
+            };
+            let replies = pod.start(&large).expect("a client");
+            let servers = replies.map(|reply| reply.expect("an answer").server);
+            assert_eq!(servers.collect::<Vec<_>>(), [pod.name(); 3]);
         }
     }
 }
@@ -142,6 +159,28 @@ fn walk_5_outside_to_node_port_with_the_backend_on_this_node_without_xdp() {
     outside_to_local_backend(&["--xdp", "off"], Hook::WireIngress);
 }
 
+#[test]
+fn walk_5_outside_to_node_port_with_the_backend_on_this_node_by_filters_of_a_qdisc() {
+    outside_to_local_backend(&["--xdp", "off", "--tc", "clsact"], Hook::WireIngress);
+}
+
+/// A packet socket has the kernel copy every packet between XDP and tc, and what one tells the other
+/// does not survive that.
+#[test]
+fn walk_5_outside_to_node_port_while_somebody_captures_packets_of_the_node() {
+    for flags in [&[][..], &["--xdp", "off"]] {
+        let scene = Scene::new(Stage {
+            cluster: Cluster::builder().nodes(1),
+            backends: &[0, 0],
+            flags,
+        });
+        let _capture = scene.cluster.node(0).capture().expect("a capture");
+        let client = scene.cluster.client();
+        reach_all_ways(client, scene.node_ports(0), &scene.names(), |_| {});
+        assert!(scene.count(0, Hook::WireEgress, Outcome::Replied) > 0);
+    }
+}
+
 /// The client outside dials the NodePort of the first node; the backend is on the second.
 fn outside_to_remote_backend(stage: Stage) -> Scene {
     let scene = Scene::new(stage);
@@ -193,6 +232,16 @@ fn walk_6_outside_to_node_port_with_the_backend_on_another_node_without_xdp() {
 }
 
 #[test]
+fn walk_6_outside_to_node_port_with_the_backend_on_another_node_by_filters_of_a_qdisc() {
+    let scene = outside_to_remote_backend(Stage {
+        cluster: Cluster::builder().nodes(2),
+        backends: &[1, 1],
+        flags: &["--xdp", "off", "--tc", "clsact"],
+    });
+    assert!(scene.count(0, Hook::WireIngress, Outcome::Redirected) > 0);
+}
+
+#[test]
 fn walk_6_outside_to_node_port_with_the_backend_behind_a_tunnel() {
     let scene = outside_to_remote_backend(Stage {
         cluster: Cluster::builder().nodes(2).fabric(Fabric::Vxlan),
@@ -230,7 +279,7 @@ fn walk_8_pod_to_node_ports_and_external_addresses() {
             backends: &[0, 1],
             flags: &[],
         });
-        let client = scene.cluster.pod("client-pod", 0).expect("a pod");
+        let client = scene.pod("client-pod", 0);
         let short_circuit = scene.node_ports(0).into_iter().chain(Scene::external_ips());
         reach_all_ways(&client, short_circuit, &scene.names(), |reply| {
             assert!(

@@ -5,9 +5,11 @@ use std::fs;
 use lb_tests::lab::{Cluster, Cni, Fabric, Netns};
 
 mod cleanup;
+mod load;
 mod nodes;
 mod paths;
 mod requests;
+mod shapes;
 
 const PORT: u16 = 8000;
 

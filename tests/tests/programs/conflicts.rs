@@ -120,7 +120,7 @@ fn open_second(bench: &mut Bench, case: Case, client: SocketAddr) -> SocketAddr 
 }
 
 #[test]
-fn connection_whose_replies_could_not_be_told_from_anothers_gets_another_port() {
+fn one_client_port_two_vips_one_backend() {
     each_case(|bench, case| {
         bench.serve(&[one(11), Service::new(2, [Pod::on(1, 11)])]);
         let (client, backend) = (case.pod_client(PORT), case.backend(1, 11));
@@ -145,6 +145,45 @@ fn connection_whose_replies_could_not_be_told_from_anothers_gets_another_port() 
             &[Replied],
         );
         check_reply(bench, case, backend, client, case.vip(1));
+    });
+}
+
+/// SYNs from nobody are answered by the backend, and would hold a port each for two minutes.
+#[test]
+fn flows_that_nobody_confirms_do_not_hold_all_ports_of_snat() {
+    each_case_on_the_wire(|bench, case, program| {
+        bench.serve(&[Service::new(1, [Pod::on(2, 13)])]);
+        let (node_port, backend) = (case.node_port(1), case.backend(2, 13));
+        // A few are confirmed.
+        let confirmed: Vec<_> = (40_000..40_020)
+            .map(|port| {
+                let client = case.client(port);
+                let run = bench.run(program, &case.opening(client, node_port).bytes());
+                let [source, _] = run.ends();
+                bench.run(program, &case.answer(backend, source).bytes());
+                let next = case.following(client, node_port);
+                bench.run_checked(program, &next, Verdict::Out, &[Redirected]);
+                (next, [source, backend])
+            })
+            .collect();
+        let ports = bench.config().snat_port_first..=bench.config().snat_port_last;
+        for spoofed in 0..2 * ports.len() as u16 {
+            let client = (case.family.client(spoofed), 10_000).into();
+            bench.run(program, &case.opening(client, node_port).bytes());
+        }
+        let taken = bench.flows().len();
+        assert!(taken > ports.len() * 4 / 5, "{taken} of {}", ports.len());
+        bench.age(1);
+        // However many there are, a new client finds a port, and those that are confirmed keep theirs.
+        for port in 50_000..50_200 {
+            let packet = case.opening(case.client(port), node_port);
+            bench.run_checked(program, &packet, Verdict::Out, &[NewFlow, Redirected]);
+        }
+        assert!(bench.flows().len() <= ports.len());
+        for (next, ends) in confirmed {
+            let run = bench.run_checked(program, &next, Verdict::Out, &[Redirected]);
+            assert_eq!(run.ends(), ends);
+        }
     });
 }
 

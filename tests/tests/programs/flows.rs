@@ -3,11 +3,13 @@
 use std::{collections::BTreeSet, net::SocketAddr};
 
 use lb_common::{
-    Phase,
-    counter::Outcome::{NewFlow, Replied, ToStack},
+    Addr, Phase,
+    counter::Outcome::{NewFlow, Redirected, Replied, ToStack},
     wire::tcp::{ACK, FIN, RST, SYN},
 };
-use lb_tests::programs::{Bench, Case, Family, Packet, Pod, Program, Service, Verdict, each_case};
+use lb_tests::programs::{
+    Bench, Case, Family, Packet, Pod, Program, Service, Verdict, each_case, each_case_on_the_wire,
+};
 
 /// A port in the range of SNAT.
 pub(crate) const SNAT_PORT: u16 = 61_234;
@@ -106,7 +108,7 @@ pub(crate) fn phase(bench: &Bench) -> Phase {
 }
 
 #[test]
-fn packet_within_an_unknown_connection_goes_where_its_first_packet_would() {
+fn evicted_record_is_recreated_on_the_same_backend() {
     each_case(|bench, case| {
         let service = Service::new(1, (1..=10).map(|number| Pod::on(1, number)));
         bench.serve(&[service]);
@@ -119,6 +121,36 @@ fn packet_within_an_unknown_connection_goes_where_its_first_packet_would() {
         let later: Vec<_> = ports.map(|port| dial(bench, case, port, false)).collect();
         assert_eq!(first, later);
         assert!(first.iter().collect::<BTreeSet<_>>().len() > 5, "{first:?}");
+        // It is as good as any: it stays once it is confirmed.
+        let (client, vip) = (case.pod_client(40_000), case.vip(1));
+        assert_eq!(bench.kept(), []);
+        let reply = Packet::new(case.transport, ACK, first[0], client);
+        bench.run_checked(Program::PodEgress, &reply, Verdict::Next, &[Replied]);
+        check_to(bench, &case.following(client, vip), first[0], false);
+        assert_eq!(bench.kept().len(), 1);
+    });
+}
+
+/// The backend must see the same port, too.
+#[test]
+fn evicted_record_of_a_connection_with_snat_is_recreated_on_the_same_port() {
+    each_case_on_the_wire(|bench, case, program| {
+        bench.serve(&[Service::new(1, (1..=10).map(|number| Pod::on(2, number)))]);
+        for port in 40_000..40_020 {
+            let [first, later] = [true, false].map(|is_first| {
+                let (client, node_port) = (case.client(port), case.node_port(1));
+                let packet = if is_first {
+                    case.opening(client, node_port)
+                } else {
+                    case.following(client, node_port)
+                };
+                let counted = [NewFlow, Redirected];
+                let run = bench.run_checked(program, &packet, Verdict::Out, &counted);
+                bench.forget_records();
+                run.ends()
+            });
+            assert_eq!(first, later);
+        }
     });
 }
 
@@ -143,7 +175,7 @@ pub(crate) fn dial(bench: &mut Bench, case: Case, port: u16, is_first: bool) -> 
 }
 
 #[test]
-fn connections_stay_where_they_are_while_the_tables_change() {
+fn flow_survives_ten_table_changes() {
     each_tcp(|bench, case| {
         let pods = |numbers: std::ops::RangeInclusive<u8>| {
             Service::new(1, numbers.map(|number| Pod::on(1, number)))
@@ -152,8 +184,27 @@ fn connections_stay_where_they_are_while_the_tables_change() {
         let connections: Vec<_> = (40_000..40_100)
             .map(|port| (port, dial(bench, case, port, true)))
             .collect();
+        // Every other one is confirmed, and has its record elsewhere.
+        for (port, backend) in connections.iter().step_by(2) {
+            let (client, vip) = (case.pod_client(*port), case.vip(1));
+            check_reply(bench, case, *backend, client, vip);
+            check_to(bench, &case.following(client, vip), *backend, false);
+        }
+        assert_eq!(bench.kept().len(), 50);
         // Tables know their predecessor. After two changes it takes the pin of the first.
-        for numbers in [4..=13, 7..=16, 1..=10] {
+        let changes = [
+            4..=13,
+            7..=16,
+            1..=10,
+            11..=20,
+            5..=14,
+            20..=21,
+            1..=1,
+            2..=30,
+            9..=12,
+            1..=10,
+        ];
+        for numbers in changes {
             bench.serve(&[pods(numbers)]);
             bench.age(1);
             for (port, backend) in &connections {
@@ -162,7 +213,90 @@ fn connections_stay_where_they_are_while_the_tables_change() {
             }
         }
         let moved = bench.pins().len();
-        assert!((1..100).contains(&moved), "{moved} pins");
+        assert!((1..=100).contains(&moved), "{moved} pins");
+    });
+}
+
+/// One that says nothing between the changes is in no table any more, but in the map of flows: the
+/// agent pins it.
+#[test]
+fn idle_flow_survives_ten_table_changes() {
+    each_tcp(|bench, case| {
+        bench.serve(&[one(11)]);
+        let (client, vip, backend) = (case.pod_client(PORT), case.vip(1), case.backend(1, 11));
+        check_to(bench, &case.opening(client, vip), backend, true);
+        check_reply(bench, case, backend, client, vip);
+        check_to(bench, &case.following(client, vip), backend, false);
+        for number in 12..22 {
+            bench.serve(&[one(number)]);
+        }
+        check_to(bench, &case.following(client, vip), backend, false);
+        check_reply(bench, case, backend, client, vip);
+    });
+}
+
+/// An element of the table of backends is somebody else's after a while. A reference to its former
+/// owner, of a record or a pin, does not mean the new one.
+#[test]
+fn backend_id_recycle_no_misdelivery() {
+    each_case(|bench, case| {
+        let both = |second| [one(11), Service::new(2, second)];
+        bench.serve(&both(vec![]));
+        let (client, vip, backend) = (case.pod_client(PORT), case.vip(1), case.backend(1, 11));
+        check_to(bench, &case.opening(client, vip), backend, true);
+        check_reply(bench, case, backend, client, vip);
+        check_to(bench, &case.following(client, vip), backend, false);
+        let [(_, flow)] = bench.flows()[..] else {
+            panic!("one connection: {:?}", bench.flows());
+        };
+        let recycled = |bench: &mut Bench| bench.backend(flow.backend.index());
+        // The pod is replaced, and so are those of the other Service, until its element is taken.
+        let mut node = 2;
+        while recycled(bench).is(flow.backend) {
+            assert!(node < 255, "there are not that many elements");
+            let others: Vec<_> = (1..=50).map(|number| Pod::on(node, number)).collect();
+            bench.serve(&[one(12), Service::new(2, others)]);
+            node += 1;
+        }
+        let taken = recycled(bench);
+        assert!(taken.addr != flow_addr(backend), "{taken:?}");
+        // Its client is one of the Service that it dials, as if its record had been forgotten.
+        let next = case.following(client, vip);
+        for is_new in [true, false] {
+            check_to(bench, &next, case.backend(1, 12), is_new);
+        }
+        // Nor does a later client get there by the old slot.
+        let other = case.opening(case.pod_client(OTHER_PORT), vip);
+        check_to(bench, &other, case.backend(1, 12), true);
+    });
+}
+
+fn flow_addr(backend: SocketAddr) -> Addr {
+    backend.ip().into()
+}
+
+/// A client's datagrams that have moved to another backend stay there while that one serves, even if
+/// the first one comes back.
+#[test]
+fn s59_datagrams_do_not_go_back_to_a_backend_that_returns() {
+    each_case(|bench, case| {
+        if case.is_tcp() {
+            return;
+        }
+        bench.serve(&[one(11)]);
+        let (client, vip) = (case.pod_client(PORT), case.vip(1));
+        let (first, second) = (case.backend(1, 11), case.backend(1, 12));
+        let datagram = case.following(client, vip);
+        check_to(bench, &datagram, first, true);
+        check_reply(bench, case, first, client, vip);
+
+        bench.serve(&[one(12)]);
+        check_to(bench, &datagram, second, true);
+        check_reply(bench, case, second, client, vip);
+
+        let returned = [Pod::on(1, 11), Pod::on(1, 12).terminating()];
+        bench.serve(&[Service::new(1, returned)]);
+        check_to(bench, &datagram, second, false);
     });
 }
 
@@ -235,6 +369,28 @@ fn terminating_backend_keeps_its_connections_and_gets_no_new_ones() {
         );
         let other = case.opening(case.pod_client(OTHER_PORT), vip);
         check_to(bench, &other, case.backend(1, 12), true);
+    });
+}
+
+/// Whoever knows a connection's ports can send a SYN, and must not end it by that.
+#[test]
+fn forged_syn_leaves_a_connection_with_its_terminating_backend() {
+    each_tcp(|bench, case| {
+        bench.serve(&[one(11)]);
+        let (client, vip, backend) = (case.pod_client(PORT), case.vip(1), case.backend(1, 11));
+        let syn = case.opening(client, vip);
+        check_to(bench, &syn, backend, true);
+        check_reply(bench, case, backend, client, vip);
+        let both = Service::new(1, [Pod::on(1, 11).terminating(), Pod::on(1, 12)]);
+        bench.serve(&[both]);
+        // Its TCP asks the client whether that is true.
+        check_to(bench, &syn, backend, false);
+        check_to(bench, &case.following(client, vip), backend, false);
+        check_reply(bench, case, backend, client, vip);
+        // It is: the client denies the old connection, and tries again.
+        let denial = Packet::new(case.transport, RST, client, vip);
+        check_to(bench, &denial, backend, false);
+        check_to(bench, &syn, case.backend(1, 12), true);
     });
 }
 
@@ -313,13 +469,12 @@ fn reused_five_tuple_direct_after_vip() {
             Program::PodIngress,
             Program::PodEgress,
         );
-        let outside = (
-            case.client(PORT),
-            case.node_port(1),
-            Program::WireIngress,
-            Program::WireEgress,
-        );
-        for (client, dialled, there, back) in [inside, outside] {
+        let outside = |there| {
+            let (client, node_port) = (case.client(PORT), case.node_port(1));
+            (client, node_port, there, Program::WireEgress)
+        };
+        let [tc, xdp] = [Program::WireIngress, Program::Xdp].map(outside);
+        for (client, dialled, there, back) in [inside, tc, xdp] {
             let first = case.opening(client, dialled);
             bench.run_checked(there, &first, Verdict::Next, &[NewFlow, ToStack]);
             let reply = case.answer(backend, client);

@@ -80,7 +80,7 @@ fn reply_is_undone_at_the_clients_veth_only() {
 }
 
 #[test]
-fn pod_that_serves_itself_talks_to_the_services_address() {
+fn s37_pod_that_serves_itself_talks_to_the_services_address() {
     each_case(|bench, case| {
         bench.serve(&[Service::new(1, [Pod::on(1, 11)])]);
         let pod = (case.family.pod(1, 11), SNAT_PORT).into();

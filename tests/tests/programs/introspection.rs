@@ -8,7 +8,7 @@ use std::{
 };
 
 use lb_agent::{
-    dataplane::bpf::{self, BpfDataplane, Options, XdpMode},
+    dataplane::bpf::{self, BpfDataplane, Options, TcMode, XdpMode},
     desired::NodeView,
     model::Model,
     object,
@@ -46,8 +46,11 @@ fn open(test: &str) -> (PinDir, BpfDataplane) {
         pin_dir: pins.0.clone(),
         cgroup: None,
         xdp: XdpMode::Native,
+        tc: TcMode::Auto,
         maps: specs(),
         config: DatapathConfig::DEFAULT,
+        discards_unknown_layouts: false,
+        stop_after: None,
     };
     let dataplane = bpf::open(object::LB, &options).unwrap();
     (pins, dataplane)
@@ -132,7 +135,8 @@ fn frontends_are_dumped_with_the_names_of_their_fields() {
 #[test]
 fn every_map_has_type_information() {
     let (pins, _dataplane) = open("btf");
-    for spec in maps::SPECS {
+    // A ring buffer has no elements to describe.
+    for spec in maps::SPECS.iter().filter(|spec| spec.value_size > 0) {
         let path = pins.map(spec.name);
         let map = bpftool(&["map", "show", "pinned", path.to_str().unwrap()]);
         assert_eq!(map["name"], spec.name);

@@ -3,11 +3,21 @@
 //! After each packet a test says the verdict, the frame byte for byte, and which counters moved;
 //! see [`lb_tests::programs`].
 
+mod behind;
 mod chosen;
 mod conflicts;
 mod distribution;
+mod drops;
+mod edge;
+mod errors;
 mod flows;
+mod fuzz;
 mod inside;
 mod introspection;
+mod kept;
 mod outside;
+mod pieces;
+mod snat;
+mod together;
 mod untouched;
+mod within;

@@ -2,7 +2,10 @@
 
 use lb_common::{
     Hop,
-    counter::Outcome::{Deferred, NewFlow, Redirected, Rejected, Replied, ToStack, Unroutable},
+    counter::Outcome::{
+        self, Deferred, NewFlow, Redirected, Rejected, Replied, ToStack, TooBig, TtlExceeded,
+        Unroutable,
+    },
     wire::tcp::{ACK, FIN},
 };
 use lb_tests::programs::{
@@ -195,35 +198,52 @@ fn udp_checksum_that_is_none_stays_none() {
     });
 }
 
+/// Runs XDP, which leaves it to tc, and then tc, on a packet whose sender is told something. The
+/// first of its flow, then another one.
+#[track_caller]
+fn check_told(bench: &mut Bench, packets: [Packet; 2], outcome: Outcome, answer: Answer) {
+    let [first, next] = packets;
+    for (packet, counted) in [(first, &[NewFlow, Deferred][..]), (next, &[Deferred])] {
+        bench.check(Program::Xdp, &packet, Verdict::Next, &packet, counted);
+        let run = bench.run_checked(Program::WireIngress, &packet, Verdict::Out, &[outcome]);
+        assert_eq!(run.answer(), answer);
+    }
+}
+
 #[test]
-fn packet_at_the_end_of_its_life_goes_up_the_stack_which_says_so() {
-    each_case_on_the_wire(|bench, case, program| {
+fn sender_of_a_packet_at_the_end_of_its_life_is_told_by_the_address_that_it_dialled() {
+    each_case(|bench, case| {
         bench.serve(&[Service::new(1, [Pod::on(2, 13)])]);
         let (client, node_port) = (case.client(KEPT_PORT), case.node_port(1));
-        for (packet, counted) in [
-            (case.opening(client, node_port), &[NewFlow, ToStack][..]),
-            (case.following(client, node_port), &[ToStack]),
-        ] {
-            let packet = packet.ttl(1);
-            let expected = packet.clone().to(case.backend(2, 13));
-            bench.check(program, &packet, Verdict::Next, &expected, counted);
-        }
+        let packets = [
+            case.opening(client, node_port).ttl(1),
+            case.following(client, node_port).ttl(1),
+        ];
+        let answer = Answer::TimeExceeded {
+            from: node_port.ip(),
+            to: client.ip(),
+            about: [client.port(), node_port.port()],
+        };
+        check_told(bench, packets, TtlExceeded, answer);
     });
 }
 
 #[test]
-fn packet_too_large_for_the_way_goes_up_the_stack_which_says_so() {
-    each_case_on_the_wire(|bench, case, program| {
+fn sender_of_a_packet_too_large_for_the_way_is_told_what_would_fit() {
+    each_case(|bench, case| {
         bench.serve(&[Service::new(1, [Pod::on(2, 13)])]);
         let (client, node_port) = (case.client(KEPT_PORT), case.node_port(1));
-        for (packet, counted) in [
-            (case.opening(client, node_port), &[NewFlow, ToStack][..]),
-            (case.following(client, node_port), &[ToStack]),
-        ] {
-            let packet = packet.payload(1600);
-            let expected = packet.clone().to(case.backend(2, 13));
-            bench.check(program, &packet, Verdict::Next, &expected, counted);
-        }
+        let packets = [
+            case.opening(client, node_port).payload(1600),
+            case.following(client, node_port).payload(1600),
+        ];
+        let answer = Answer::TooBig {
+            from: node_port.ip(),
+            to: client.ip(),
+            about: [client.port(), node_port.port()],
+            size: 1500,
+        };
+        check_told(bench, packets, TooBig, answer);
     });
 }
 
@@ -368,5 +388,30 @@ fn s41_service_without_endpoints_answers_that_nobody_listens() {
             let run = bench.run_checked(program, &packet, Verdict::Out, &[Rejected]);
             assert_eq!(run.answer(), Answer::refusal(case, client, dst));
         }
+    });
+}
+
+/// A packet socket that somebody listens at has the kernel copy the packet, without what XDP says about
+/// it: tc takes it for one that dials the backend itself.
+#[test]
+fn flow_that_xdp_has_opened_goes_on_where_tc_is_not_told_of_it() {
+    each_case(|bench, case| {
+        bench.put_xdp_first();
+        bench.serve(&[Service::new(1, [Pod::on(1, 11)])]);
+        let (client, node_port) = (case.client(OTHER_PORT), case.node_port(1));
+        let backend = case.backend(1, 11);
+        let first = case.opening(client, node_port);
+        bench.run_checked(Program::Xdp, &first, Verdict::Next, &[NewFlow, ToStack]);
+        let untold = first.to(backend);
+        bench.check(Program::WireIngress, &untold, Verdict::Next, &untold, &[]);
+        let reply = case.answer(backend, client);
+        let masked = reply.clone().from(node_port);
+        bench.check(
+            Program::WireEgress,
+            &reply,
+            Verdict::Next,
+            &masked,
+            &[Replied],
+        );
     });
 }

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, fs};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 
+pub(crate) use self::proofs::test_names;
 use self::{items::Items, proofs::Proof};
 use crate::{tally::Tally, tidy::source::Source, workspace::Workspace};
 

@@ -24,9 +24,9 @@ pub(super) struct Proof {
 pub(super) fn find(sources: &[Source]) -> Vec<Proof> {
     let mut proofs = Vec::new();
     for source in sources {
-        let mut tests = Tests(Vec::new());
-        tests.visit_file(&source.syntax);
-        let named = tests.0.into_iter().map(|name| (items(&name), name));
+        let named = test_names(source)
+            .into_iter()
+            .map(|name| (items(&name), name));
         proofs.extend(
             named
                 .filter(|(items, _)| !items.is_empty())
@@ -38,6 +38,13 @@ pub(super) fn find(sources: &[Source]) -> Vec<Proof> {
         );
     }
     proofs
+}
+
+/// The names of all tests in a file, without modules.
+pub(crate) fn test_names(source: &Source) -> Vec<String> {
+    let mut tests = Tests(Vec::new());
+    tests.visit_file(&source.syntax);
+    tests.0
 }
 
 /// The items that the test `name` proves.

@@ -21,6 +21,20 @@ pub(crate) fn all() -> Result<()> {
     provide(Need::Everything)
 }
 
+/// Makes sure that commands are there, of which each has the name of Debian's package beside it.
+pub(crate) fn tools(tools: &[(&str, &'static str)]) -> Result<()> {
+    let missing = tools
+        .iter()
+        .filter(|(command, _)| which::which(command).is_err());
+    let packages: Vec<_> = missing.map(|(_, package)| *package).collect();
+    if packages.is_empty() {
+        return Ok(());
+    }
+    let step = Step::Packages(packages);
+    println!("setup: {step}");
+    carry_out(&step).with_context(|| format!("setup could not carry out: {step}"))
+}
+
 /// Makes sure that everything builds.
 pub(crate) fn for_building() -> Result<()> {
     provide(Need::Building)

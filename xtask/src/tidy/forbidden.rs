@@ -15,8 +15,8 @@ const SLEEPS: [&str; 2] = ["sleep", "sleep_until"];
 /// Files that may sleep, and why.
 const SLEEPERS: &[(&str, &str)] = &[
     (
-        "lb-agent/src/agent.rs",
-        "lets changes come together, and pauses before it tries again what the kernel refused",
+        "lb-agent/src/cli/drops.rs",
+        "looks again every second, as it was asked to",
     ),
     (
         "lb-agent/src/dataplane/bpf/attach.rs",
@@ -27,8 +27,17 @@ const SLEEPERS: &[(&str, &str)] = &[
         "pauses before it tries again to listen, and where it cannot accept",
     ),
     (
+        "lb-agent/src/interfaces/netfilter.rs",
+        "looks now and then at settings of whose changes the kernel does not tell",
+    ),
+    (
         "lb-agent/src/interfaces/watch.rs",
         "lets bursts of events pass, and pauses before it renews a broken subscription",
+    ),
+    (
+        "lb-agent/src/pace.rs",
+        "lets changes come together, paces the models of a large cluster, and pauses before what the kernel \
+         refused is tried again",
     ),
     (
         "lb-agent/src/source/kubernetes/events.rs",
@@ -37,10 +46,6 @@ const SLEEPERS: &[(&str, &str)] = &[
     (
         "lb-agent/src/source/kubernetes/follow.rs",
         "pauses before it asks the API server again for what it refused",
-    ),
-    (
-        "lb-agent/src/source/kubernetes/mod.rs",
-        "paces the models of a large cluster",
     ),
     (
         "lb-agent/tests/bpf_dataplane/main.rs",
@@ -59,8 +64,20 @@ const SLEEPERS: &[(&str, &str)] = &[
         "polls with a deadline until a cgroup is empty",
     ),
     (
-        "tests/src/perf/control.rs",
+        "tests/src/perf/control/changes.rs",
+        "leaves an agent alone between changes that are not to be taken together",
+    ),
+    (
+        "tests/src/perf/control/scene.rs",
         "looks at intervals how much memory an agent has, and whether it is done",
+    ),
+    (
+        "tests/src/perf/programs/cell.rs",
+        "lets the second pass after which the programs renew what their records cache",
+    ),
+    (
+        "tests/tests/lifecycle/stage.rs",
+        "polls with a deadline until the kernel has let go of what is not used any more",
     ),
     (
         "tests/tests/chaos/run.rs",

@@ -10,6 +10,7 @@ mod crates;
 mod forbidden;
 mod size;
 pub(crate) mod source;
+mod specification;
 mod verifier;
 
 /// Checks everything; `bless` records the verifier's counts and the proofs of items instead of
@@ -44,6 +45,10 @@ pub(crate) fn run(bless: bool) -> Result<Tally> {
             .and_then(|problems| {
                 check("docs/semantics.md names the tests that there are", problems)
             }),
+    );
+    tally.record(
+        specification::check(&workspace, &sources)
+            .and_then(|problems| check("SPECIFICATION.md names tests that there are", problems)),
     );
     // Without an object there is nothing more to check, but what was found must still be said.
     let object = ebpf::build();

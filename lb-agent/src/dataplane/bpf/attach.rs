@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    path::Path,
     thread,
     time::{Duration, Instant},
 };
@@ -12,13 +13,14 @@ use aya::programs::{
     tc::{SchedClassifierLink, TcAttachOptions},
     xdp::{XdpLink, XdpLinkId},
 };
+use lb_common::maps;
 use nix::net::if_::if_indextoname;
 use tracing::{debug, warn};
 
 use super::{
     BpfDataplane,
     error::{Error, LinkFailure, errno},
-    load,
+    failpoint, filter, load,
     plan::{Action, Attachment, Hook, plan, wanted},
     sockets,
 };
@@ -43,6 +45,12 @@ pub struct Synced {
 }
 
 impl BpfDataplane {
+    /// Whether the pins are still there. Without them this process's maps are nobody's after it.
+    #[must_use]
+    pub fn has_pins(&self) -> bool {
+        self.pins.maps().exists() && self.pins.map(maps::FRONTENDS).exists()
+    }
+
     /// Makes the attachments on network devices what `state` asks for.
     ///
     /// Level-triggered: call it with every new state. One device's failure does not stop the
@@ -89,7 +97,15 @@ impl BpfDataplane {
         Ok(attachments.collect())
     }
 
+    /// The devices at which XDP runs this process's program.
+    #[must_use]
+    pub fn xdp_devices(&self) -> BTreeSet<u32> {
+        let xdp = self.current.iter().filter(|a| direction(a.hook).is_none());
+        xdp.map(|attachment| attachment.ifindex).collect()
+    }
+
     fn carry_out(&mut self, action: Action, synced: &mut Synced) -> Result<(), Error> {
+        failpoint::pass();
         match action {
             Action::Remove(attachment) => {
                 self.remove(attachment)?;
@@ -101,7 +117,7 @@ impl BpfDataplane {
                     synced.replaced.push(attachment);
                 }
                 // The device of this link is gone, and another has its index now.
-                Err(failure) if errno(&failure) == Some(libc::ENOLINK) => {
+                Err(failure) if failure.is_gone() => {
                     self.remove(attachment)?;
                     self.attach(attachment, synced)?;
                 }
@@ -123,13 +139,20 @@ impl BpfDataplane {
         if direction(attachment.hook).is_none() {
             self.xdp_removed = Some(Instant::now());
         }
+        let pin = self.pins.link(&attachment.to_string());
+        if filter::is_filter(&pin) {
+            filter::detach(attachment, &pin)?;
+        }
         self.pins.remove_link(&attachment.to_string())
     }
 
     /// Exchanges the program of a pinned link for this process's: no packet meets neither.
     fn replace(&mut self, attachment: Attachment) -> Result<(), LinkFailure> {
-        let pin = PinnedLink::from_pin(self.pins.link(&attachment.to_string()))?;
-        let link = FdLink::from(pin);
+        let pin = self.pins.link(&attachment.to_string());
+        if filter::is_filter(&pin) {
+            return self.replace_filter(attachment, &pin);
+        }
+        let link = FdLink::from(PinnedLink::from_pin(pin)?);
         let name = attachment.hook.program();
         // The pin alone keeps the link: one that a program holds outlives its pin.
         if direction(attachment.hook).is_some() {
@@ -144,12 +167,30 @@ impl BpfDataplane {
         Ok(())
     }
 
+    /// The same for a filter.
+    pub(super) fn replace_filter(
+        &mut self,
+        attachment: Attachment,
+        pin: &Path,
+    ) -> Result<(), LinkFailure> {
+        let (Some(direction), Some(device)) =
+            (direction(attachment.hook), device_name(attachment.ifindex))
+        else {
+            return Err(LinkFailure::NoFilter);
+        };
+        let program = load::program(&mut self.ebpf, attachment.hook.program())?;
+        filter::replace(program, &device, direction, pin)
+    }
+
     fn attach(&mut self, wanted: Attachment, synced: &mut Synced) -> Result<(), Error> {
         let Some(device) = device_name(wanted.ifindex) else {
             debug!(%wanted, "the device is gone");
             return Ok(());
         };
         let attached = match (direction(wanted.hook), wanted.hook) {
+            (Some(direction), _) if self.has_filters => {
+                self.attach_filter(wanted, direction, &device)
+            }
             (Some(direction), _) => self.attach_tcx(wanted, direction, &device),
             (None, Hook::XdpNative) => self.attach_xdp_native_first(wanted, &device),
             (None, _) => self.attach_xdp(wanted),
@@ -184,6 +225,23 @@ impl BpfDataplane {
             return Err(LinkFailure::Renamed);
         }
         self.pin(wanted, FdLink::try_from(link)?)
+    }
+
+    fn attach_filter(
+        &mut self,
+        wanted: Attachment,
+        direction: TcAttachType,
+        device: &str,
+    ) -> Result<Attachment, LinkFailure> {
+        let pin = self.pins.link(&wanted.to_string());
+        let program = load::program(&mut self.ebpf, wanted.hook.program())?;
+        filter::attach(program, device, direction, &pin)?;
+        // Another device may have got the name since, and the filter.
+        if device_name(wanted.ifindex).as_deref() != Some(device) {
+            filter::undo(device, direction, &pin);
+            return Err(LinkFailure::Renamed);
+        }
+        Ok(wanted)
     }
 
     /// Native mode, else generic. Returns what it has come to.
@@ -251,13 +309,14 @@ impl BpfDataplane {
 
     /// Pins `link`, and leaves it to its pin. If that fails, `link` is detached.
     fn pin(&self, attachment: Attachment, link: FdLink) -> Result<Attachment, LinkFailure> {
+        failpoint::pass();
         link.pin(self.pins.link(&attachment.to_string()))?;
         Ok(attachment)
     }
 }
 
 /// Direction of a tcx hook; none for XDP.
-fn direction(hook: Hook) -> Option<TcAttachType> {
+pub(super) fn direction(hook: Hook) -> Option<TcAttachType> {
     match hook {
         Hook::PodIngress | Hook::WireIngress | Hook::TunnelIngress => Some(TcAttachType::Ingress),
         Hook::PodEgress | Hook::WireEgress => Some(TcAttachType::Egress),

@@ -5,10 +5,13 @@ use std::{io, path::PathBuf};
 use aya::{
     EbpfError,
     maps::MapError,
-    programs::{ProgramError, links::LinkError},
+    programs::{ProgramError, links::LinkError, tc::TcError},
 };
 
-use super::layout::{Difference, list};
+use super::{
+    carry::Step,
+    layout::{Difference, list},
+};
 
 /// The kernel programs cannot be loaded, pinned or attached.
 #[derive(Debug, thiserror::Error)]
@@ -41,10 +44,22 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// Another process works with these pins.
+    #[error(
+        "another lb-agent serves with the pins below {path}{}: end it first, or give this one \
+         another --pin-dir",
+        holder.map(|id| format!(" (process {id})")).unwrap_or_default()
+    )]
+    Taken {
+        /// The directory.
+        path: PathBuf,
+        /// The process, if it can be told.
+        holder: Option<u32>,
+    },
     /// Pinned maps are not what this version needs.
     #[error(
-        "the maps pinned in {path} do not fit: {}; start with the former settings, or remove \
-         the directory, which ends the connections that are being translated",
+        "the maps pinned in {path} do not fit, though they are of the same layout: {}; run the build \
+         that made them, or remove the directory, which ends the connections that are being translated",
         list(differences)
     )]
     Incompatible {
@@ -53,12 +68,39 @@ pub enum Error {
         /// All that does not fit.
         differences: Vec<Difference>,
     },
+    /// The maps are of a layout that this version cannot read.
+    #[error(
+        "{path} has the maps of layout {version}, which this version cannot take over: run the \
+         version that made them, or one between the two; or say --discard-unknown-layouts to start \
+         anew, which ends the connections that are being translated"
+    )]
+    UnknownLayout {
+        /// Their directory.
+        path: PathBuf,
+        /// Version of their layout.
+        version: u32,
+    },
+    /// Elements could not be carried over into a new map.
+    #[error("carry the elements of {map} over into a new map")]
+    Carry {
+        /// Name of the map.
+        map: &'static str,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// It was asked to end here.
+    #[error("stopped after the step {0:?}, as asked")]
+    Stopped(Step),
     /// The object's maps are not what the agent was built for.
     #[error("the object's maps do not fit this agent: {}", list(differences))]
     WrongObject {
         /// All that does not fit.
         differences: Vec<Difference>,
     },
+    /// The ring buffer of events cannot be waited for.
+    #[error("wait for events of the programs")]
+    Events(#[source] io::Error),
     /// The object lacks a map or a program.
     #[error("the object has no {kind} {name}")]
     Missing {
@@ -79,6 +121,15 @@ pub enum Error {
         #[source]
         source: Box<ProgramError>,
     },
+    /// A program was refused, as are all that read packets at places that depend on what is in them.
+    #[error(
+        "the program {program} needs CAP_PERFMON: without it the kernel lets no program read a packet \
+         behind headers of any length (it might be read ahead of the check)"
+    )]
+    NoPerfmon {
+        /// Name of the program.
+        program: String,
+    },
     /// A program could not be run on a packet in memory.
     #[error("run the program {program} on a packet")]
     Run {
@@ -88,8 +139,19 @@ pub enum Error {
         #[source]
         source: Box<ProgramError>,
     },
+    /// The kernel does not say what it has.
+    #[error("ask the kernel what it has (this takes CAP_BPF)")]
+    Kernel(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The kernel has not all that the programs need.
+    #[error(
+        "this kernel lacks {feature}: nothing is served without (`lb-agent features` shows what it has); use Linux 6.1 or later"
+    )]
+    Lacking {
+        /// What it lacks.
+        feature: &'static str,
+    },
     /// The kernel has no tcx.
-    #[error("attaching to network devices needs Linux 6.6 (tcx) or later")]
+    #[error("this kernel has no tcx (Linux 6.6): `--tc auto` attaches to network devices without")]
     NoTcx,
     /// A program could not be attached.
     #[error("attach {program} to {target}")]
@@ -124,9 +186,18 @@ pub enum Error {
         #[source]
         source: Box<MapError>,
     },
-    /// The arena could not be mapped into memory.
-    #[error("map SLOTS into memory")]
-    Mmap(#[source] io::Error),
+    /// An array could not be mapped into memory.
+    #[error("map {map} into memory")]
+    Mmap {
+        /// Name of the map.
+        map: &'static str,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// What the maps of an earlier run hold cannot be read.
+    #[error("read the pinned maps")]
+    Adopt(#[from] crate::dataplane::Error),
 }
 
 /// The number of the system error that `error` stems from.
@@ -141,7 +212,7 @@ pub(super) fn is_absent(error: &(dyn std::error::Error + 'static)) -> bool {
     errno(error) == Some(libc::ENOENT)
 }
 
-/// Why a link could not be created, replaced or pinned.
+/// Why a link, or a filter, could not be created, replaced or pinned.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LinkFailure {
     #[error(transparent)]
@@ -149,11 +220,17 @@ pub(super) enum LinkFailure {
     #[error(transparent)]
     Program(#[from] ProgramError),
     #[error(transparent)]
+    Tc(#[from] TcError),
+    #[error(transparent)]
     Link(#[from] LinkError),
     #[error(transparent)]
     Pin(#[from] aya::pin::PinError),
+    #[error(transparent)]
+    Kernel(#[from] io::Error),
     #[error("only a netlink attachment was possible, which would end with this process")]
     Netlink,
+    #[error("there is no such filter")]
+    NoFilter,
     #[error("the device changed its name meanwhile")]
     Renamed,
     #[error("native mode: {native}; generic mode")]
@@ -162,4 +239,11 @@ pub(super) enum LinkFailure {
         #[source]
         generic: Box<LinkFailure>,
     },
+}
+
+impl LinkFailure {
+    /// Whether what is attached is gone, with its device or without.
+    pub(super) fn is_gone(&self) -> bool {
+        matches!(self, Self::NoFilter) || errno(self) == Some(libc::ENOLINK)
+    }
 }

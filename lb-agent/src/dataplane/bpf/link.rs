@@ -1,10 +1,11 @@
-//! What the kernel says about a pinned link. aya does not say what a link is attached to.
+//! What aya does not do with pinned links: say what they are attached to, and replace the program of
+//! a cgroup's.
 
 use std::{
     ffi::CString,
-    io,
+    fs, io,
     os::{
-        fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+        fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
         unix::ffi::OsStrExt as _,
     },
     path::Path,
@@ -12,9 +13,7 @@ use std::{
 
 use bytemuck::{Pod, Zeroable};
 
-/// `BPF_OBJ_GET` and `BPF_OBJ_GET_INFO_BY_FD` of `enum bpf_cmd`.
-const OBJ_GET: libc::c_long = 7;
-const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+use super::syscall::{bpf, command};
 
 /// The beginning of `struct bpf_link_info` of `linux/bpf.h`.
 #[repr(C)]
@@ -35,13 +34,13 @@ impl LinkInfo {
     pub(super) fn from_pin(path: &Path) -> io::Result<Self> {
         let fd = open(path)?;
         let mut info = Self::default();
-        let attr = InfoAttr {
+        let mut attr = InfoAttr {
             fd: fd.as_raw_fd().cast_unsigned(),
             len: size_of::<Self>() as u32,
             info: (&raw mut info) as u64,
         };
         // SAFETY: the kernel writes at most `len` bytes to `info`, which lives until it is done.
-        unsafe { bpf(OBJ_GET_INFO_BY_FD, &attr) }?;
+        unsafe { bpf(command::OBJ_GET_INFO_BY_FD, &mut attr) }?;
         Ok(info)
     }
 
@@ -51,10 +50,38 @@ impl LinkInfo {
         ifindex
     }
 
+    /// Whether it is attached to the cgroup of this id, which is its directory's inode number.
+    pub(super) fn is_of_cgroup(&self, id: u64) -> bool {
+        bytemuck::cast::<_, u64>(self.target) == id
+    }
+
     /// Whether it is attached to anything.
     pub(super) fn is_attached(&self) -> bool {
         self.target != [0, 0]
     }
+}
+
+/// Exchanges the program of the link that is pinned at `path` for `program`: no call meets neither.
+pub(super) fn replace(path: &Path, program: BorrowedFd<'_>) -> io::Result<()> {
+    let link = open(path)?;
+    let mut attr = UpdateAttr {
+        link: link.as_raw_fd().cast_unsigned(),
+        program: program.as_raw_fd().cast_unsigned(),
+        flags: 0,
+        old_program: 0,
+    };
+    // SAFETY: there is no address among the attributes.
+    unsafe { bpf(command::LINK_UPDATE, &mut attr) }?;
+    Ok(())
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct UpdateAttr {
+    link: u32,
+    program: u32,
+    flags: u32,
+    old_program: u32,
 }
 
 #[repr(C)]
@@ -73,30 +100,22 @@ struct InfoAttr {
     info: u64,
 }
 
+/// Whether a program is pinned at `path`, not a link.
+pub(super) fn is_program(path: &Path) -> io::Result<bool> {
+    let fd = open(path)?;
+    let kind = fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
+    Ok(kind.as_os_str() == "anon_inode:bpf-prog")
+}
+
 fn open(path: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
-    let attr = ObjAttr {
+    let mut attr = ObjAttr {
         path: path.as_ptr() as u64,
         fd: 0,
         flags: 0,
     };
     // SAFETY: the kernel reads the path, which ends with a zero and lives until it is done.
-    let fd = unsafe { bpf(OBJ_GET, &attr) }?;
+    let fd = unsafe { bpf(command::OBJ_GET, &mut attr) }?;
     // SAFETY: the kernel has just opened it for us, and nobody else knows of it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-/// The system call bpf(2).
-///
-/// # Safety
-///
-/// Addresses in `attr` must be what `command` takes them for.
-unsafe fn bpf<T: Pod>(command: libc::c_long, attr: &T) -> io::Result<i32> {
-    let attr: *const T = attr;
-    // SAFETY: `attr` is as long as we say; the rest is the caller's promise.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command, attr, size_of::<T>()) };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    i32::try_from(result).map_err(io::Error::other)
 }

@@ -6,13 +6,15 @@ use aya::{
     Ebpf, EbpfLoader,
     maps::MapInfo,
     programs::{CgroupSockAddr, Program, ProgramError, SchedClassifier, Xdp},
-    util::KernelVersion,
 };
+use caps::{CapSet, Capability};
 use lb_common::maps::MapSpec;
 
 use super::{
-    Options, XdpMode,
+    Options, TcMode, XdpMode,
     error::{Error, is_absent},
+    features::{Feature, features},
+    filter,
     layout::{self, Difference},
     maps::Raw,
     pins::Pins,
@@ -22,9 +24,24 @@ use super::{
 
 /// Loads maps and programs; nothing is attached yet.
 pub(super) fn load(object: &[u8], options: &Options, pins: &Pins) -> Result<Ebpf, Error> {
-    if !KernelVersion::current().is_ok_and(|current| current >= KernelVersion::new(6, 6, 0)) {
-        return Err(Error::NoTcx);
+    load_all(object, options, pins).map_err(|error| match features() {
+        Ok(features) => explained(error, &features),
+        Err(_) => error,
+    })
+}
+
+/// What the verifier says of a program is long; that the kernel lacks something is one sentence instead.
+fn explained(error: Error, features: &[Feature]) -> Error {
+    match (&error, features.iter().find(|feature| feature.stops())) {
+        (Error::Program { .. }, Some(missing)) => Error::Lacking {
+            feature: missing.name,
+        },
+        _ => error,
     }
+}
+
+fn load_all(object: &[u8], options: &Options, pins: &Pins) -> Result<Ebpf, Error> {
+    has_filters(options.tc)?;
     let missing = check_pins(&options.maps, pins)?;
     let mut ebpf = load_object(object, options, pins)?;
     if let Err(error) = check_object(&options.maps, pins) {
@@ -47,6 +64,16 @@ pub(super) fn load(object: &[u8], options: &Options, pins: &Pins) -> Result<Ebpf
         }
     }
     Ok(ebpf)
+}
+
+/// Whether programs are filters of a qdisc.
+pub(super) fn has_filters(mode: TcMode) -> Result<bool, Error> {
+    match mode {
+        TcMode::Auto => Ok(!filter::has_tcx()),
+        TcMode::Tcx if filter::has_tcx() => Ok(false),
+        TcMode::Tcx => Err(Error::NoTcx),
+        TcMode::Clsact => Ok(true),
+    }
 }
 
 fn load_object(object: &[u8], options: &Options, pins: &Pins) -> Result<Ebpf, Error> {
@@ -109,15 +136,20 @@ fn pinned(spec: &MapSpec, path: &Path) -> Result<Option<MapSpec>, Error> {
             });
         }
     };
-    Ok(Some(MapSpec {
-        name: spec.name,
+    Ok(Some(spec_of(spec.name, &info)))
+}
+
+/// A map that there is, in the words of a specification.
+pub(super) fn spec_of(name: &'static str, info: &MapInfo) -> MapSpec {
+    MapSpec {
+        name,
         // A kind that aya does not know is none of ours.
         kind: info.map_type().map_or(u32::MAX, |kind| kind as u32),
         key_size: info.key_size(),
         value_size: info.value_size(),
         max_entries: info.max_entries(),
         flags: info.map_flags(),
-    }))
+    }
 }
 
 /// The program `name` as the type that it must have.
@@ -141,12 +173,44 @@ where
     &'a mut P: TryFrom<&'a mut Program, Error = ProgramError>,
     P: 'a,
 {
-    load(program(ebpf, name)?).map_err(|source| refused(name, source))
+    load(program(ebpf, name)?).map_err(|source| {
+        if caps::has_cap(None, CapSet::Effective, Capability::CAP_PERFMON).unwrap_or(true) {
+            refused(name, source)
+        } else {
+            Error::NoPerfmon {
+                program: name.into(),
+            }
+        }
+    })
 }
 
 fn refused(name: &str, source: ProgramError) -> Error {
     Error::Program {
         program: name.into(),
         source: Box::new(source),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusal_of_a_program_is_explained_by_what_the_kernel_lacks() {
+        let feature = |is_there| Feature {
+            name: "what it takes",
+            is_there,
+            without: "",
+        };
+        let refusal = || refused("lb_xdp", ProgramError::NotLoaded);
+        let lacking = explained(refusal(), &[feature(true), feature(false)]);
+        assert!(
+            lacking.to_string().contains("lacks what it takes"),
+            "{lacking}"
+        );
+        let other = explained(refusal(), &[feature(true)]);
+        assert!(matches!(other, Error::Program { .. }), "{other}");
+        let none_of_its = explained(Error::NoTcx, &[feature(false)]);
+        assert!(matches!(none_of_its, Error::NoTcx), "{none_of_its}");
     }
 }

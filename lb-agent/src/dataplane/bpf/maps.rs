@@ -9,20 +9,29 @@ use aya::{
 use lb_common::{
     Addr, Backend, Flow, FlowKey, Frontend, FrontendKey, Interface, Pin, PinKey, ServiceNets, Slot,
     Vip,
+    addresses::Role,
+    flow::confirmed,
     maps::{
-        BACKENDS, COUNTERS, FLOWS, FRONTENDS, INTERFACES, LAYOUT_VERSION, PINS, SERVICE_NETS,
-        SLOTS, VIPS,
+        ADDRESSES, BACKENDS, COUNTERS, FLOWS, FRONTENDS, INTERFACES, LAYOUT_VERSION, OPENING, PINS,
+        SERVICE_NETS, SLOTS, VIPS,
     },
 };
 
 use super::{
     BpfDataplane,
+    addresses::Addresses,
     arena::Arena,
+    batch::{self, Batches},
     error::{Error, is_absent},
+    failpoint,
     pins::Pins,
     ranges::Ranges,
+    words::Words,
 };
 use crate::dataplane::{Dataplane, Element, Error as DataplaneError, Key, Observation, pin_of};
+
+/// How much of `PINS` flows may take that no client has confirmed: half of it.
+const OPENING_SHARE: usize = 2;
 
 /// A key or a value as it lies in memory.
 #[derive(Clone, Copy, Debug)]
@@ -41,28 +50,75 @@ pub(super) struct Tables {
     source_ranges: Ranges,
     service_nets: Array<MapData, Raw<ServiceNets>>,
     flows: Table<FlowKey, Flow>,
+    opening: Table<FlowKey, Flow>,
     pins: Table<PinKey, Pin>,
     backends: Array<MapData, Raw<Backend>>,
     counters: PerCpuArray<MapData, u64>,
     slots: Arena,
+    addresses: Addresses,
 }
 
 impl Tables {
     /// Takes the maps out of `ebpf`.
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, Error> {
-        Ok(Self {
+        let mut tables = Self {
             frontends: Table::take(ebpf, FRONTENDS)?,
             interfaces: Table::take(ebpf, INTERFACES)?,
             vips: Table::take(ebpf, VIPS)?,
             source_ranges: Ranges::take(ebpf)?,
             service_nets: typed(ebpf, SERVICE_NETS)?,
             flows: Table::take(ebpf, FLOWS)?,
+            opening: Table::take(ebpf, OPENING)?,
             pins: Table::take(ebpf, PINS)?,
             backends: typed(ebpf, BACKENDS)?,
             counters: typed(ebpf, COUNTERS)?,
-            slots: arena(ebpf)?,
-        })
+            slots: Arena::new(words(ebpf, SLOTS)?),
+            addresses: Addresses::new(words(ebpf, ADDRESSES)?),
+        };
+        if tables.addresses.is_empty() {
+            tables.find_addresses()?;
+        }
+        // An earlier version did not know that there can be such.
+        for element in tables.vips.iter() {
+            tables.addresses.add(element?.0, Role::Vip);
+        }
+        Ok(tables)
     }
+
+    /// Finds the addresses that the other maps know.
+    fn find_addresses(&mut self) -> Result<(), DataplaneError> {
+        let Self {
+            frontends,
+            flows,
+            opening,
+            backends,
+            addresses,
+            ..
+        } = self;
+        for element in frontends.iter() {
+            addresses.add(element?.0.addr, Role::Dialled);
+        }
+        for element in flows.iter().chain(opening.iter()) {
+            addresses.add(element?.0.src, Role::Backend);
+        }
+        for (_, backend) in written(backends)? {
+            addresses.add(backend.addr, Role::Backend);
+        }
+        Ok(())
+    }
+}
+
+/// The elements of `BACKENDS` that have ever been written.
+fn written(
+    backends: &Array<MapData, Raw<Backend>>,
+) -> Result<BTreeMap<u32, Backend>, DataplaneError> {
+    let mut written = BTreeMap::new();
+    let read = Batches::new().read(backends, |indexes: &[u32], values: &[Backend]| {
+        let elements = indexes.iter().copied().zip(values.iter().copied());
+        written.extend(elements.filter(|(_, backend)| backend.generation != 0));
+    });
+    read.map_err(|error| unread(BACKENDS, error))?;
+    Ok(written)
 }
 
 /// A hash map.
@@ -115,8 +171,18 @@ where
         })
     }
 
+    /// Passes all elements to `take`, many at a time. Those that come and go meanwhile may be missed.
+    fn read_batches(&self, take: impl FnMut(&[K], &[V])) -> Result<(), DataplaneError> {
+        let read = Batches::new().read(&self.map, take);
+        read.map_err(|error| unread(self.name, error))
+    }
+
     fn read(&self) -> Result<BTreeMap<K, V>, DataplaneError> {
-        self.iter().collect()
+        let mut elements = BTreeMap::new();
+        self.read_batches(|keys, values| {
+            elements.extend(keys.iter().copied().zip(values.iter().copied()));
+        })?;
+        Ok(elements)
     }
 }
 
@@ -135,14 +201,15 @@ fn typed<T: TryFrom<Map, Error = MapError>>(
     map.try_into().map_err(|source| unusable(name, source))
 }
 
-fn arena(ebpf: &mut Ebpf) -> Result<Arena, Error> {
-    let data = match take(ebpf, SLOTS)? {
+fn words(ebpf: &mut Ebpf, name: &'static str) -> Result<Words, Error> {
+    let data = match take(ebpf, name)? {
         Map::Array(data) => data,
-        _ => return Err(unusable(SLOTS, MapError::InvalidMapType { map_type: 0 })),
+        _ => return Err(unusable(name, MapError::InvalidMapType { map_type: 0 })),
     };
-    let info = data.info().map_err(|source| unusable(SLOTS, source))?;
+    let info = data.info().map_err(|source| unusable(name, source))?;
     // The mapping holds a reference to the map itself; `data` may go.
-    Arena::new(data.fd().as_fd(), info.max_entries()).map_err(Error::Mmap)
+    Words::new(data.fd().as_fd(), info.max_entries())
+        .map_err(|source| Error::Mmap { map: name, source })
 }
 
 pub(super) fn unusable(map: &'static str, source: MapError) -> Error {
@@ -167,9 +234,21 @@ pub(super) fn failed(
     }
 }
 
+/// Elements cannot be read many at a time.
+fn unread(map: &'static str, error: nix::Error) -> DataplaneError {
+    DataplaneError::Map {
+        action: "read",
+        map,
+        key: "next".to_owned(),
+        source: Box::new(error),
+    }
+}
+
 impl Dataplane for BpfDataplane {
     fn put(&mut self, element: &Element) -> Result<(), DataplaneError> {
+        failpoint::pass();
         let tables = &mut self.tables;
+        tables.addresses.add_of(element);
         let refused = |error| failed("update", element.map(), element, error);
         match element {
             Element::Backend(index, backend) => {
@@ -187,7 +266,50 @@ impl Dataplane for BpfDataplane {
         }
     }
 
+    fn put_all(&mut self, elements: &[&Element]) -> Result<(), DataplaneError> {
+        let Tables {
+            frontends,
+            vips,
+            backends,
+            addresses,
+            ..
+        } = &mut self.tables;
+        for element in elements {
+            addresses.add_of(element);
+        }
+        let written = match elements.first() {
+            // An agent may be killed between any two.
+            _ if cfg!(feature = "failpoints") => 0,
+            Some(Element::Backend(..)) => {
+                let elements = elements.iter().filter_map(|element| match element {
+                    Element::Backend(index, backend) => Some((*index, *backend)),
+                    _ => None,
+                });
+                batch::write(backends, elements)
+            }
+            Some(Element::Frontend(..)) => {
+                let elements = elements.iter().filter_map(|element| match element {
+                    Element::Frontend(key, frontend) => Some((*key, *frontend)),
+                    _ => None,
+                });
+                batch::write(&frontends.map, elements)
+            }
+            Some(Element::Vip(..)) => {
+                let elements = elements.iter().filter_map(|element| match element {
+                    Element::Vip(addr, vip) => Some((*addr, *vip)),
+                    _ => None,
+                });
+                batch::write(&vips.map, elements)
+            }
+            _ => 0,
+        };
+        // What is left is refused, and says why, or is of a map that is written element by element.
+        let rest = elements.get(written..).unwrap_or_default();
+        rest.iter().try_for_each(|element| self.put(element))
+    }
+
     fn remove(&mut self, key: &Key) -> Result<(), DataplaneError> {
+        failpoint::pass();
         let tables = &mut self.tables;
         match key {
             Key::Frontend(key) => tables.frontends.remove(key),
@@ -201,6 +323,7 @@ impl Dataplane for BpfDataplane {
     }
 
     fn write_slots(&mut self, offset: u32, slots: &[Slot]) -> Result<(), DataplaneError> {
+        failpoint::pass();
         let arena = &mut self.tables.slots;
         let written = arena.write(offset, slots);
         written.ok_or_else(|| DataplaneError::OutOfArena {
@@ -219,43 +342,53 @@ impl Dataplane for BpfDataplane {
         is_lost: &dyn Fn(&[Slot], &FlowKey, &Flow) -> bool,
     ) -> Result<(), DataplaneError> {
         let Tables {
-            flows, pins, slots, ..
+            flows,
+            opening,
+            pins,
+            slots,
+            ..
         } = &mut self.tables;
         let (mut lost, mut newest) = (Vec::new(), 0);
-        for element in flows.iter() {
-            let (key, flow) = element?;
-            newest = newest.max(flow.seen_tick);
-            if is_lost(slots.as_slice(), &key, &flow) {
-                lost.push((flow.seen_tick, flow.expires_tick, pin_of(&key, &flow)));
+        let mut look = |keys: &[FlowKey], records: &[Flow]| {
+            for (key, flow) in keys.iter().zip(records) {
+                newest = newest.max(flow.seen_tick);
+                if is_lost(slots.as_slice(), key, flow) {
+                    lost.push((*key, *flow));
+                }
             }
-        }
+        };
+        opening.read_batches(&mut look)?;
+        flows.read_batches(&mut look)?;
+        lost.retain(|(_, flow)| flow.expires_tick >= newest);
+        let (mut lost, mut opening): (Vec<_>, Vec<_>) = lost
+            .into_iter()
+            .partition(|(_, flow)| flow.confirmed == confirmed::YES);
         // Of two records with one tuple the later one is alive.
-        lost.sort_unstable_by_key(|(seen, ..)| *seen);
-        for (_, _, (key, pin)) in lost.iter().filter(|(_, expires, _)| *expires >= newest) {
-            pins.put(key, pin)?;
+        lost.sort_unstable_by_key(|(_, flow)| flow.seen_tick);
+        opening.sort_unstable_by_key(|(_, flow)| flow.seen_tick);
+        // A flood fills `OPENING`, not `PINS`: those that are confirmed come last, and are the last
+        // to be forgotten.
+        let some = opening
+            .len()
+            .saturating_sub(pins.max_entries as usize / OPENING_SHARE);
+        let opening = opening.get(some..).unwrap_or_default();
+        for (key, flow) in opening.iter().chain(&lost) {
+            failpoint::pass();
+            let (key, pin) = pin_of(key, flow);
+            pins.put(&key, &pin)?;
         }
         Ok(())
     }
 
     fn observe(&self) -> Result<Observation, DataplaneError> {
         let tables = &self.tables;
-        let mut backends = BTreeMap::new();
-        for index in 0..tables.backends.len() {
-            let Raw(backend) = tables
-                .backends
-                .get(&index, 0)
-                .map_err(|error| failed("read", BACKENDS, index, error))?;
-            if backend.generation != 0 {
-                backends.insert(index, backend);
-            }
-        }
         let Raw(service_nets) = tables
             .service_nets
             .get(&0, 0)
             .map_err(|error| failed("read", SERVICE_NETS, 0, error))?;
         Ok(Observation {
             frontends: tables.frontends.read()?,
-            backends,
+            backends: written(&tables.backends)?,
             interfaces: tables.interfaces.read()?,
             vips: tables.vips.read()?,
             source_ranges: tables.source_ranges.read()?,
@@ -272,7 +405,8 @@ impl BpfDataplane {
     /// The connections, in no order. The programs go on meanwhile: some may be missed, others
     /// come twice.
     pub fn flows(&self) -> impl Iterator<Item = Result<(FlowKey, Flow), DataplaneError>> + '_ {
-        self.tables.flows.iter()
+        let Tables { flows, opening, .. } = &self.tables;
+        opening.iter().chain(flows.iter())
     }
 
     /// Removes a connection; one that is not there is no error.
@@ -281,6 +415,7 @@ impl BpfDataplane {
     ///
     /// [`DataplaneError::Map`] if the kernel refuses.
     pub fn remove_flow(&mut self, key: &FlowKey) -> Result<(), DataplaneError> {
+        self.tables.opening.remove(key)?;
         self.tables.flows.remove(key)
     }
 
@@ -349,7 +484,7 @@ pub fn pinned_backends(pin_dir: &Path) -> Result<BTreeMap<u32, Backend>, Error> 
 }
 
 /// Opens the map `name` that is pinned below `pin_dir`; `kind` is what it has to be.
-fn pinned<T: TryFrom<Map, Error = MapError>>(
+pub(super) fn pinned<T: TryFrom<Map, Error = MapError>>(
     pin_dir: &Path,
     name: &'static str,
     kind: fn(MapData) -> Map,

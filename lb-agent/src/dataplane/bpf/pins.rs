@@ -12,7 +12,7 @@ use nix::{
     unistd::Uid,
 };
 
-use super::error::Error;
+use super::{error::Error, failpoint};
 
 /// Where this layout's maps and links are pinned.
 #[derive(Clone, Debug)]
@@ -23,28 +23,47 @@ pub(super) struct Pins {
 }
 
 impl Pins {
-    /// Opens `directory` on a BPF file system, creating what is missing.
+    /// Sees to it that `directory` is there, on a BPF file system, and nobody else's.
     ///
     /// The file system's root is everybody's (mode 1777): whatever is found is trusted only if
     /// nobody else could have put it there.
-    pub(super) fn open(directory: &Path, version: u32) -> Result<Self, Error> {
+    pub(super) fn trust(directory: &Path) -> Result<(), Error> {
         check_bpffs(directory)?;
-        let pins = Self::at(directory, version);
-        for path in [directory, &pins.layout, &pins.maps, &pins.links] {
-            create(path)?;
-            check_owner(path)?;
-        }
-        Ok(pins)
+        create(directory)?;
+        check_owner(directory)
     }
 
     /// The places of pins below `directory`, whether or not anything is there.
     pub(super) fn at(directory: &Path, version: u32) -> Self {
-        let layout = directory.join(format!("v{version}"));
+        Self::within(directory.join(format!("v{version}")))
+    }
+
+    /// The places of pins in `layout`, the directory of one layout.
+    pub(super) fn within(layout: PathBuf) -> Self {
         Self {
             maps: layout.join("maps"),
             links: layout.join("links"),
             layout,
         }
+    }
+
+    /// Creates what is missing.
+    pub(super) fn create(&self) -> Result<(), Error> {
+        for path in [&self.layout, &self.maps, &self.links] {
+            create(path)?;
+            check_owner(path)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the directory is there.
+    pub(super) fn exists(&self) -> bool {
+        self.layout.exists()
+    }
+
+    /// The directory of both.
+    pub(super) fn layout(&self) -> &Path {
+        &self.layout
     }
 
     /// Directory of the maps' pins.
@@ -78,6 +97,7 @@ impl Pins {
 
     /// Removes the pin of a link, which detaches it.
     pub(super) fn remove_link(&self, name: &str) -> Result<(), Error> {
+        failpoint::pass();
         let path = self.link(name);
         fs::remove_file(&path).map_err(|source| Error::File {
             action: "remove",
@@ -112,7 +132,8 @@ fn create(path: &Path) -> Result<(), Error> {
     })
 }
 
-fn check_owner(path: &Path) -> Result<(), Error> {
+/// Makes sure that nobody else can have put anything into `path`, or can.
+pub(super) fn check_owner(path: &Path) -> Result<(), Error> {
     // Of the thing itself: a symbolic link could be changed later.
     let metadata = fs::symlink_metadata(path).map_err(|source| Error::File {
         action: "look at",
@@ -145,7 +166,7 @@ mod tests {
     #[test]
     fn ordinary_file_system_is_refused_with_the_way_out() {
         let directory = tempfile::tempdir().unwrap();
-        let error = Pins::open(&directory.path().join("a/b"), 1).unwrap_err();
+        let error = Pins::trust(&directory.path().join("a/b")).unwrap_err();
         assert!(matches!(error, Error::NotBpffs { .. }), "{error:?}");
         assert!(error.to_string().contains("mount -t bpf"), "{error}");
         assert!(!directory.path().join("a").exists());

@@ -18,20 +18,33 @@ pub enum XdpMode {
     Off,
 }
 
-/// A hook of a network device.
+/// How programs get to network devices, but for XDP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TcMode {
+    /// By tcx, and where the kernel has none, as filters.
+    #[default]
+    Auto,
+    /// By tcx.
+    Tcx,
+    /// As filters of the device's `clsact` qdisc.
+    Clsact,
+}
+
+/// A hook of a network device. In the order in which programs get there: where replies come before
+/// where requests do, so that whoever is translated is translated back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Hook {
-    /// tcx ingress of a pod's veth: packets from the pod.
-    PodIngress,
     /// tcx egress of a pod's veth: packets to the pod.
     PodEgress,
-    /// tcx ingress of an uplink.
-    WireIngress,
-    /// tcx ingress of a tunnel.
-    TunnelIngress,
     /// tcx egress of an uplink.
     WireEgress,
-    /// XDP in the driver.
+    /// tcx ingress of a tunnel.
+    TunnelIngress,
+    /// tcx ingress of an uplink.
+    WireIngress,
+    /// tcx ingress of a pod's veth: packets from the pod.
+    PodIngress,
+    /// XDP in the driver. What it does not know goes on to tcx.
     XdpNative,
     /// XDP in the stack, as asked for.
     XdpGeneric,
@@ -41,11 +54,11 @@ pub enum Hook {
 
 impl Hook {
     const ALL: [Self; 8] = [
-        Self::PodIngress,
         Self::PodEgress,
-        Self::WireIngress,
-        Self::TunnelIngress,
         Self::WireEgress,
+        Self::TunnelIngress,
+        Self::WireIngress,
+        Self::PodIngress,
         Self::XdpNative,
         Self::XdpGeneric,
         Self::XdpFallback,
@@ -90,13 +103,14 @@ pub(super) const TCX_PROGRAMS: [&str; 5] = [
     "lb_wire_egress",
 ];
 
-/// A program at a hook of a device; shown as the name of its pinned link, `7-pod-ingress`.
+/// A program at a hook of a device; shown as the name of its pinned link, `7-pod-ingress`. In the
+/// order of hooks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Attachment {
-    /// Interface index of the device.
-    pub ifindex: u32,
     /// The hook.
     pub hook: Hook,
+    /// Interface index of the device.
+    pub ifindex: u32,
 }
 
 impl Attachment {
@@ -154,6 +168,8 @@ pub(super) fn wanted(
         let hook = match xdp {
             XdpMode::Off => continue,
             XdpMode::Generic => Hook::XdpGeneric,
+            // In the stack it would only come before tcx, which does the same at less cost.
+            XdpMode::Native if is_vlan(state, ifindex) => continue,
             // Not tried again: some drivers reset the link each time.
             XdpMode::Native if pinned.contains(&fallback) => Hook::XdpFallback,
             XdpMode::Native => Hook::XdpNative,
@@ -163,18 +179,27 @@ pub(super) fn wanted(
     wanted
 }
 
+fn is_vlan(state: &State, ifindex: u32) -> bool {
+    state
+        .devices
+        .get(&ifindex)
+        .is_some_and(|device| device.vlan)
+}
+
 /// How to get from the `pinned` links to the `wanted` ones; `current` are those among them that
 /// run this process's programs already.
 ///
-/// Removals come first: a device can have only one XDP program.
+/// Removals come first: a device can have only one XDP program. Where replies come, programs are the
+/// first to be attached and the last to go.
 pub(super) fn plan(
     wanted: &BTreeSet<Attachment>,
     pinned: &BTreeSet<Attachment>,
     current: &BTreeSet<Attachment>,
 ) -> Vec<Action> {
-    let stale = pinned.difference(wanted).copied().map(Action::Remove);
+    let stale: Vec<_> = pinned.difference(wanted).copied().collect();
     let kept = wanted.intersection(pinned).filter(|a| !current.contains(a));
     let new = wanted.difference(pinned).copied().map(Action::Attach);
+    let stale = stale.into_iter().rev().map(Action::Remove);
     stale
         .chain(kept.copied().map(Action::Replace))
         .chain(new)

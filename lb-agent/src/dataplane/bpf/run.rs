@@ -1,6 +1,9 @@
 //! Runs a program on a packet in memory, without a device sending or receiving anything.
 
-use std::mem::offset_of;
+use std::{
+    mem::offset_of,
+    os::fd::{AsFd as _, BorrowedFd},
+};
 
 use aya::{
     TestRun as _, TestRunOptions, TestRunResult,
@@ -78,6 +81,13 @@ impl BpfDataplane {
             program: program.into(),
             source: Box::new(source),
         })
+    }
+
+    /// The kernel's descriptor of a loaded program, for those who run it by themselves.
+    #[must_use]
+    pub fn program_fd(&self, program: &str) -> Option<BorrowedFd<'_>> {
+        let fd = self.ebpf.program(program)?.fd().ok()?;
+        Some(fd.as_fd())
     }
 }
 

@@ -1,6 +1,11 @@
 //! Puts the socket programs on a cgroup.
 
-use std::{fs::File, path::Path};
+use std::{
+    fs::File,
+    io,
+    os::{fd::AsFd as _, unix::fs::MetadataExt as _},
+    path::Path,
+};
 
 use aya::{
     Ebpf,
@@ -9,6 +14,8 @@ use aya::{
 
 use super::{
     error::{Error, LinkFailure},
+    failpoint,
+    link::{self, LinkInfo},
     load,
     pins::Pins,
 };
@@ -30,21 +37,33 @@ pub(super) fn program(call: &str) -> String {
     format!("lb_{call}")
 }
 
-/// Attaches the loaded programs to `cgroup`, and detaches those of earlier runs.
+/// Makes `cgroup` run the loaded programs, and no other one any of ours.
 ///
-/// aya 0.14 cannot replace the program of such a link. So the new one is attached beside the old
-/// one, which goes afterwards: for a moment both run, and the second finds nothing to do.
+/// The programs of links of earlier runs are replaced in place. Where there is none for a call, or not
+/// for this cgroup, one is attached before others go: for a moment both run, and the second finds
+/// nothing to do.
 pub(super) fn sync(ebpf: &mut Ebpf, pins: &Pins, cgroup: Option<&Path>) -> Result<(), Error> {
-    let old: Vec<_> = pins.link_names()?.iter().filter_map(|n| parse(n)).collect();
+    let mut old: Vec<_> = pins.link_names()?.iter().filter_map(|n| parse(n)).collect();
     if let Some(path) = cgroup {
-        let cgroup = File::open(path).map_err(|source| Error::File {
+        let file = |source| Error::File {
             action: "open the cgroup",
             path: path.into(),
             source,
-        })?;
+        };
+        let cgroup = File::open(path).map_err(file)?;
+        let id = cgroup.metadata().map_err(file)?.ino();
         let generation = old.iter().map(|(_, generation)| generation).max();
         let generation = generation.map_or(1, |newest| newest.wrapping_add(1));
         for call in CALLS {
+            let mut ours = old.iter().filter(|(of, _)| *of == call);
+            let kept = ours.find(|(_, generation)| {
+                let pin = pins.link(&pin_name(call, *generation));
+                replace(ebpf, call, id, &pin).is_ok()
+            });
+            if let Some(kept) = kept.copied() {
+                old.retain(|link| *link != kept);
+                continue;
+            }
             let pin = pins.link(&pin_name(call, generation));
             attach(ebpf, call, &cgroup, &pin).map_err(|source| Error::Attach {
                 program: program(call),
@@ -59,11 +78,22 @@ pub(super) fn sync(ebpf: &mut Ebpf, pins: &Pins, cgroup: Option<&Path>) -> Resul
     Ok(())
 }
 
+/// Exchanges the program of a link for the loaded one, if it is one of the cgroup `id`.
+fn replace(ebpf: &mut Ebpf, call: &str, id: u64, pin: &Path) -> Result<(), LinkFailure> {
+    if !LinkInfo::from_pin(pin)?.is_of_cgroup(id) {
+        return Err(io::Error::from_raw_os_error(libc::ENOLINK).into());
+    }
+    let program: &mut CgroupSockAddr = load::program(ebpf, &program(call))?;
+    failpoint::pass();
+    Ok(link::replace(pin, program.fd()?.as_fd())?)
+}
+
 fn attach(ebpf: &mut Ebpf, call: &str, cgroup: &File, pin: &Path) -> Result<(), LinkFailure> {
     let program: &mut CgroupSockAddr = load::program(ebpf, &program(call))?;
     // `AllowMultiple` is what links do anyway, and asking for it is refused.
     let id = program.attach(cgroup, CgroupAttachMode::Single)?;
     let link = FdLink::try_from(program.take_link(id)?)?;
+    failpoint::pass();
     link.pin(pin)?;
     Ok(())
 }
@@ -75,6 +105,11 @@ fn pin_name(call: &str, generation: u32) -> String {
 /// Whether this is the name of a pin of `call`, of any generation.
 pub(super) fn is_pin_of(name: &str, call: &str) -> bool {
     parse(name).is_some_and(|(of, _)| of == call)
+}
+
+/// Whether this is the name of a pin of a program that says to a process whom it talks to.
+pub(super) fn is_of_answers(name: &str) -> bool {
+    parse(name).is_some_and(|(call, _)| call.starts_with("recvmsg") || call.starts_with("getpeer"))
 }
 
 /// The call and the generation of a pin; none if it is the pin of something else.

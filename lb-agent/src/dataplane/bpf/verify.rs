@@ -1,6 +1,6 @@
 //! Asks the kernel whether what was put in place is still there.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, path::Path};
 
 use tracing::debug;
 
@@ -8,6 +8,7 @@ use super::{
     BpfDataplane,
     attach::device_name,
     error::{Error, is_absent},
+    filter,
     link::LinkInfo,
     plan::Attachment,
     sockets,
@@ -72,7 +73,13 @@ impl BpfDataplane {
         let mut broken = Vec::new();
         for attachment in self.current.clone() {
             let ours = ids.of(self, attachment.hook.program())?;
-            if let Some(link) = self.check_device(attachment, ours) {
+            let pin = self.pins.link(&attachment.to_string());
+            let link = if filter::is_filter(&pin) {
+                self.check_filter(attachment, &pin)
+            } else {
+                self.check_device(attachment, ours)
+            };
+            if let Some(link) = link {
                 debug!(%link, "broken");
                 self.current.remove(&attachment);
                 broken.push(link);
@@ -92,6 +99,22 @@ impl BpfDataplane {
         Some(BrokenLink {
             pin,
             target: device,
+            fault,
+        })
+    }
+
+    /// Exchanges a filter's program for itself: one that is gone cannot be.
+    fn check_filter(&mut self, attachment: Attachment, pin: &Path) -> Option<BrokenLink> {
+        let target = device_name(attachment.ifindex)?;
+        let failure = self.replace_filter(attachment, pin).err()?;
+        let fault = if failure.is_gone() {
+            Fault::Detached
+        } else {
+            Fault::Unknown(failure.to_string())
+        };
+        Some(BrokenLink {
+            pin: attachment.to_string(),
+            target,
             fault,
         })
     }

@@ -2,9 +2,12 @@ use lb_common::{backend::sets, protocol};
 use proptest::prelude::*;
 
 use super::*;
-use crate::desired::{
-    FrontendSpec, Members, Port,
-    fixture::{compile, endpoint, histories, ip, model, name, node, port, service},
+use crate::{
+    desired::{
+        FrontendSpec, Members, Port,
+        fixture::{compile, endpoint, histories, ip, model, name, node, port, service},
+    },
+    model::Endpoint,
 };
 
 /// A Service port without the numbers that it has been given.
@@ -33,13 +36,13 @@ fn named(tables: &Tables) -> BTreeMap<PortName, Named> {
             (range.prefix_len, range.addr)
         });
         let named = Named {
-            frontends: port.frontends.clone(),
+            frontends: port.frontends.clone().into_iter().collect(),
             backends: backends.collect(),
             cluster: addrs(&port.cluster),
             local: addrs(&port.local),
             source_ranges: ranges.collect(),
         };
-        (port.name.clone(), named)
+        (PortName::clone(&port.name), named)
     };
     tables.ports.iter().map(of).collect()
 }
@@ -97,7 +100,7 @@ fn s12_equal_objects_change_nothing() {
     let build = || model([("web", service(), vec![endpoint("10.244.2.1")])]);
     let mut compiler = Compiler::new(Ids::new(64));
     let first = compiler.update(&build(), &node());
-    assert_eq!((first.ports.len(), first.vips.len()), (1, 1));
+    assert_eq!((first.ports.len(), first.vips.len()), (1, 3));
     assert_eq!(compiler.update(&build(), &node()), Changes::default());
 }
 
@@ -149,7 +152,7 @@ fn s63_a_frontend_that_comes_free_goes_to_the_next_who_wants_it() {
 fn s18_another_zone_compiles_everything() {
     let hinted = |addr: &str, zone: &str| {
         let mut endpoint = endpoint(addr);
-        endpoint.for_zones.insert(zone.into());
+        endpoint.for_zones = [zone].into_iter().collect();
         endpoint
     };
     let endpoints = vec![hinted("10.244.2.1", "a"), hinted("10.244.2.2", "b")];
@@ -179,4 +182,92 @@ fn s59_a_port_that_returns_finds_its_backends_numbers() {
     assert_eq!(compiler.tables().ports.len(), 1);
     let (id, port) = compiler.tables().ports.iter().next().unwrap();
     assert_eq!(before.ports.get(id), Some(port));
+}
+
+#[test]
+fn s21_the_nodes_own_addresses_are_noted_as_its_own_while_they_are() {
+    let mut service = service();
+    service.external_ips = vec![ip("203.0.113.2")];
+    let model = model([("web", service, vec![endpoint("10.244.2.1")])]);
+    let mut compiler = Compiler::new(Ids::new(64));
+    let mut flags = |node_port_addresses: &[&str]| {
+        let node = NodeView {
+            node_port_addresses: node_port_addresses.iter().map(|addr| ip(addr)).collect(),
+            ..node()
+        };
+        let changes = compiler.update(&model, &node);
+        let flags = |addr| {
+            let vip = compiler.tables().vips.get(&Addr::from(ip(addr)));
+            vip.map(|vip| vip.flags)
+        };
+        let flags = ["192.168.0.7", "203.0.113.2"].map(flags);
+        (flags, changes.vips.len())
+    };
+    let (own, served) = (Some(vip::flags::NODE), Some(vip::flags::SERVED));
+    assert_eq!(flags(&["192.168.0.7"]), ([own, served], 3));
+    assert_eq!(flags(&["192.168.0.8"]), ([None, served], 2));
+    // An external address that is the node's own is the node's own.
+    assert_eq!(flags(&["203.0.113.2"]), ([None, own], 2));
+    assert_eq!(flags(&["192.168.0.7"]), ([own, served], 2));
+}
+
+/// Who may write a slice may name any address; a Service's would lead back here.
+#[test]
+fn an_endpoint_that_is_a_service_is_rejected_while_it_is() {
+    let nobodys = |addr: &str| Endpoint {
+        node: None,
+        ..endpoint(addr)
+    };
+    let endpoints = || {
+        let addrs = ["10.96.0.2", "203.0.113.2", "203.0.113.3", "10.244.2.1"];
+        addrs.map(nobodys).into()
+    };
+    let web = || ("web", service(), endpoints());
+    let other = |number| {
+        let mut other = service();
+        other.cluster_ips = vec![ip("10.96.0.2")];
+        other.external_ips = ["203.0.113.2", "203.0.113.3"].map(ip).into();
+        other.ports[0].port = number;
+        ("other", other, vec![])
+    };
+    let mut compiler = Compiler::new(Ids::new(64));
+    let mut check = |services: Vec<_>, expected: &[&str]| {
+        compiler.update(&model(services), &node());
+        let named = named(compiler.tables());
+        let web = named
+            .into_iter()
+            .find(|(key, _)| key.service == name("web"));
+        let cluster = web.expect("it is served").1.cluster;
+        let expected: BTreeSet<Addr> = expected.iter().map(|addr| ip(addr).into()).collect();
+        assert_eq!(cluster, expected);
+        compiler
+            .rejections()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+    };
+    let all = ["10.96.0.2", "203.0.113.2", "203.0.113.3", "10.244.2.1"];
+    assert_eq!(check(vec![web()], &all), [""; 0]);
+    let told = [
+        "Service default/web: endpoint 10.96.0.2:8000: an address of default/other",
+        "Service default/web: endpoint 203.0.113.2:8000: an address of default/other",
+        "Service default/web: endpoint 203.0.113.3:8000: an address of default/other",
+    ];
+    assert_eq!(check(vec![web(), other(8000)], &["10.244.2.1"]), told);
+    // At another port an external address is anybody's.
+    let rest = ["203.0.113.2", "203.0.113.3", "10.244.2.1"];
+    assert_eq!(check(vec![web(), other(80)], &rest), told[..1]);
+    assert_eq!(check(vec![web()], &all), [""; 0]);
+}
+
+/// A load balancer may give a Service the nodes' own addresses, where its pods listen.
+#[test]
+fn an_endpoint_of_a_node_may_have_a_services_external_address() {
+    let mut service = service();
+    service.load_balancer_ips = vec![ip("203.0.113.2")];
+    service.ports[0].port = 8000;
+    let model = model([("web", service, vec![endpoint("203.0.113.2")])]);
+    let (tables, rejections) = compile(&model, &node());
+    assert_eq!(rejections, []);
+    let port = tables.ports.values().next().expect("it is served");
+    assert_eq!(port.cluster.len(), 1);
 }

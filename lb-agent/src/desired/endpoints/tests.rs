@@ -51,8 +51,8 @@ fn endpoint(words: &str) -> Endpoint {
         serving: true,
         terminating: false,
         node: None,
-        for_zones: BTreeSet::new(),
-        for_nodes: BTreeSet::new(),
+        for_zones: Default::default(),
+        for_nodes: Default::default(),
     };
     for word in words {
         match word.split_once('=') {
@@ -71,8 +71,8 @@ fn endpoint(words: &str) -> Endpoint {
     endpoint
 }
 
-fn hints(names: &str) -> BTreeSet<String> {
-    names.split(',').map(str::to_owned).collect()
+fn hints(names: &str) -> Names {
+    names.split(',').collect()
 }
 
 /// A case: the node's zone, who uses what, the endpoints; then the last octets of those in the
@@ -403,7 +403,7 @@ fn s7_slices_are_joined_by_the_name_of_the_port_and_give_its_number() {
 #[test]
 fn s9_an_endpoint_without_a_node_is_remote() {
     let named = |node: Option<&str>| Endpoint {
-        node: node.map(str::to_owned),
+        node: node.map(Into::into),
         ..endpoint("1 ready")
     };
     for (node, local) in [(Some(NODE), true), (Some("node-2"), false), (None, false)] {

@@ -78,7 +78,7 @@ fn s46_a_range_of_everybody_or_of_the_other_family_filters_nobody() {
         let tables = limited(ranges, &node());
         assert_eq!(filtered(&tables), [""; 0], "{ranges:?}");
         let (port, _) = frontend(&tables, VIP, 80);
-        assert_eq!(port.source_ranges, BTreeSet::new(), "{ranges:?}");
+        assert!(port.source_ranges.is_empty(), "{ranges:?}");
     }
     let tables = limited(&["198.51.100.0/24", "2001:db8::/32", "::/0"], &node());
     assert_eq!(filtered(&tables), [VIP]);

@@ -176,7 +176,7 @@ fn s49_all_frontends_of_a_port_share_one_number_and_its_timeout() {
 }
 
 #[test]
-fn s44_addresses_of_services_are_noted_and_those_of_the_node_are_not() {
+fn s44_addresses_of_services_are_noted_and_those_of_the_node_as_its_own() {
     let mut service = node_port_service(TrafficPolicy::Cluster);
     service.external_ips = ["203.0.113.2", "10.244.1.1"].map(ip).into();
     service.load_balancer_ips = ["203.0.113.1", "192.168.0.1"].map(ip).into();
@@ -189,8 +189,10 @@ fn s44_addresses_of_services_are_noted_and_those_of_the_node_are_not() {
     let expected = |cluster_ip, external| {
         let vips = [
             (CLUSTER_IP, cluster_ip),
+            ("192.168.0.1", vip::flags::NODE),
             ("203.0.113.1", external),
             ("203.0.113.2", external),
+            ("fd00:77::1", vip::flags::NODE),
         ];
         vips.map(|(addr, flags)| (addr.to_owned(), flags))
     };

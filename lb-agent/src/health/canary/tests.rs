@@ -1,4 +1,4 @@
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{sync::Arc, time::Instant};
 
 use super::*;
 use crate::{
@@ -38,10 +38,7 @@ fn service(number: u8, protocol: Protocol) -> Service {
 fn choose(services: Vec<Service>) -> Vec<Canary> {
     let mut model = Model::default();
     for (number, service) in services.into_iter().enumerate() {
-        let name = ObjectName {
-            namespace: "default".into(),
-            name: number.to_string(),
-        };
+        let name = ObjectName::new("default", number.to_string());
         let slice = Slice {
             ports: vec![SlicePort {
                 name: String::new(),
@@ -51,7 +48,7 @@ fn choose(services: Vec<Service>) -> Vec<Canary> {
             endpoints: BACKENDS.map(endpoint).into(),
             triggered: None,
         };
-        let slices = BTreeMap::from([("one".into(), Arc::new(slice))]);
+        let slices = [("one", Arc::new(slice))].into();
         model.slices.insert(name.clone(), slices);
         model.services.insert(name, Arc::new(service));
     }
@@ -69,8 +66,8 @@ fn endpoint(backend: &str) -> Endpoint {
         serving: true,
         terminating: false,
         node: None,
-        for_zones: BTreeSet::new(),
-        for_nodes: BTreeSet::new(),
+        for_zones: Default::default(),
+        for_nodes: Default::default(),
     }
 }
 

@@ -8,6 +8,7 @@ fn link(index: u32, name: &str, kind: Kind) -> Link {
         ethernet: name != "lo",
         link_netnsid: None,
         master: None,
+        filters: [true; 2],
         addresses: Vec::new(),
     }
 }
@@ -94,6 +95,40 @@ fn default_route_through_a_device_without_ethernet_header_makes_no_uplink() {
 }
 
 #[test]
+fn vlan_of_the_default_route_is_an_uplink_and_its_parent_is_none() {
+    let links = [
+        link(2, "eth0", Kind::Other),
+        Link {
+            addresses: vec![address("192.0.2.1", 24)],
+            // Its parent may be in another network namespace.
+            ..away(link(3, "eth0.100", Kind::Vlan))
+        },
+        away(link(4, "eth0.200", Kind::Vlan)),
+    ];
+    let state = classify(&links, &[3].into(), &Overrides::default());
+    let found: Vec<_> = state.devices.values().map(|d| (d.role, d.vlan)).collect();
+    assert_eq!(found, [(None, false), (UPLINK, true), (None, true)]);
+    assert_eq!(state.node_addresses, ["192.0.2.1".parse().unwrap()].into());
+}
+
+#[test]
+fn vlan_and_its_parent_may_both_be_uplinks() {
+    let links = [
+        link(2, "eth0", Kind::Other),
+        link(3, "eth0.100", Kind::Vlan),
+    ];
+    let named = Overrides {
+        uplinks: vec!["eth0".into(), "eth0.100".into()],
+        ..Overrides::default()
+    };
+    let by_routes = classify(&links, &[2, 3].into(), &Overrides::default());
+    let by_name = classify(&links, &[].into(), &named);
+    for state in [by_routes, by_name] {
+        assert_eq!(state.with_role(Role::Uplink).collect::<Vec<_>>(), [2, 3]);
+    }
+}
+
+#[test]
 fn named_uplink_ends_the_search_for_uplinks_only() {
     let overrides = Overrides {
         uplinks: vec!["cni0".into()],
@@ -145,7 +180,7 @@ fn check_primary(addresses: &[AddressFacts], v4: Option<&str>, v6: Option<&str>)
         snat4: addr(v4),
         snat6: addr(v6),
         role: Role::Uplink as u8,
-        pad: [0; 3],
+        ..Interface::default()
     };
     assert_eq!(state.interfaces()[&2], expected);
     let known = [v4, v6].into_iter().flatten().map(|ip| ip.parse().unwrap());
@@ -313,4 +348,32 @@ fn s21_every_address_of_every_device_is_local_but_those_of_a_link() {
         expected.map(|ip| ip.parse().unwrap()).into()
     );
     assert_eq!(state.node_addresses, ["192.0.2.1".parse().unwrap()].into());
+}
+
+#[test]
+fn pods_of_a_bridge_that_netfilter_does_not_see_may_go_by_it() {
+    let flags_of = |filters, master| {
+        let port = |index, name: &str| Link {
+            master,
+            ..away(link(index, name, Kind::Veth))
+        };
+        let bridge = Link {
+            filters,
+            ..link(4, "cni0", Kind::Bridge)
+        };
+        let links = [bridge, port(5, "veth5"), link(6, "bond0", Kind::Other)];
+        let state = classify(&links, &BTreeSet::new(), &Overrides::default());
+        let of_pod = state.interfaces().get(&5).copied();
+        of_pod.map(|i| (i.bridge, i.flags, i.role, i.snat4 == Addr::UNSPECIFIED))
+    };
+    let pod = |flags| Some((4, flags, Role::Pod as u8, true));
+    assert_eq!(
+        flags_of([false, false], Some(4)),
+        pod(flags::DIRECT4 | flags::DIRECT6)
+    );
+    assert_eq!(flags_of([false, true], Some(4)), pod(flags::DIRECT4));
+    assert_eq!(flags_of([true, false], Some(4)), pod(flags::DIRECT6));
+    assert_eq!(flags_of([true, true], Some(4)), None);
+    assert_eq!(flags_of([false, false], Some(6)), None);
+    assert_eq!(flags_of([false, false], None), None);
 }

@@ -1,9 +1,15 @@
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+};
 
-use lb_common::maps::SPECS;
+use lb_common::{BackendRef, DropKey, maps::SPECS};
 
 use super::*;
-use crate::metrics::maps::{MapReader, Maps};
+use crate::{
+    drops::{Names, tests as known},
+    metrics::maps::{MapReader, Maps},
+};
 
 /// Maps of which everything is 7.
 #[derive(Debug)]
@@ -16,6 +22,20 @@ impl MapReader for Sevens {
 
     fn entries(&self, _map: &'static str) -> Option<u64> {
         Some(7)
+    }
+
+    fn drops(&self) -> Option<BTreeMap<DropKey, u64>> {
+        Some(known::drops())
+    }
+}
+
+impl Names for Sevens {
+    fn device(&self, ifindex: u32) -> Option<String> {
+        known::Known.device(ifindex)
+    }
+
+    fn backend(&self, reference: BackendRef) -> Option<SocketAddr> {
+        known::Known.backend(reference)
     }
 }
 
@@ -110,6 +130,22 @@ fn every_metric_has_help_and_a_type_once() {
         let mut stems = suffixes.iter().filter_map(|s| name.strip_suffix(s));
         assert!(stems.any(|stem| unique.contains(stem)), "{name}");
     }
+}
+
+#[test]
+fn drops_are_told_by_reason_interface_and_hook_and_exhaustion_by_backend() {
+    let samples = parse(&metrics(false).encode());
+    let drops = |reason: &str, interface: &str, hook: &str| {
+        let labels = format!("reason=\"{reason}\",interface=\"{interface}\",hook=\"{hook}\"");
+        samples.get(&format!("lb_drop_count_total{{{labels}}}"))
+    };
+    assert_eq!(drops("no_snat_port", "veth7", "pod_ingress"), Some(&11.0));
+    assert_eq!(drops("martian", "#9", "wire_ingress"), Some(&7.0));
+    assert_eq!(drops("rejected", "", "socket"), Some(&8.0));
+    let exhausted =
+        |backend: &str| samples.get(&format!("lb_snat_exhausted_total{{backend=\"{backend}\"}}"));
+    assert_eq!(exhausted("10.244.2.3:80"), Some(&5.0));
+    assert_eq!(exhausted("3#1"), Some(&6.0));
 }
 
 /// A change that is there, programmed, and then a turn that fails.

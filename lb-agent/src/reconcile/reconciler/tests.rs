@@ -6,7 +6,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use lb_common::{Addr, FrontendKey, ServiceNets, Slot, SourceRange, Vip, frontend::flags};
+use lb_common::{Addr, FrontendKey, ServiceNets, Slot, SourceRange, Vip, frontend::flags, vip};
 use proptest::prelude::*;
 
 use super::*;
@@ -58,10 +58,7 @@ fn samples() -> impl Strategy<Value = Vec<Sample>> {
 }
 
 fn name(number: u8) -> ObjectName {
-    ObjectName {
-        namespace: "default".into(),
-        name: format!("service-{number}"),
-    }
+    ObjectName::new("default", format!("service-{number}"))
 }
 
 fn cluster_ip(number: u8) -> IpAddr {
@@ -125,8 +122,8 @@ fn slice(sample: &Sample) -> Slice {
             }
             .into(),
         ),
-        for_zones: BTreeSet::new(),
-        for_nodes: BTreeSet::new(),
+        for_zones: Default::default(),
+        for_nodes: Default::default(),
     };
     Slice {
         ports: vec![SlicePort {
@@ -148,7 +145,7 @@ fn model(samples: &[Sample]) -> Model {
             .insert(name.clone(), Arc::new(service(sample)));
         model
             .slices
-            .insert(name, [("a".to_owned(), Arc::new(slice(sample)))].into());
+            .insert(name, [("a", Arc::new(slice(sample)))].into());
     }
     model
 }
@@ -214,7 +211,11 @@ fn admitted(dataplane: &Memory) -> BTreeSet<(FrontendKey, u8)> {
 fn dead_vips(dataplane: &Memory) -> BTreeSet<Addr> {
     let maps = dataplane.maps();
     let dialled: BTreeSet<Addr> = maps.frontends.keys().map(|key| key.addr).collect();
-    let noted: BTreeSet<Addr> = maps.vips.keys().copied().collect();
+    let of_services = maps
+        .vips
+        .iter()
+        .filter(|(_, vip)| !vip.has(vip::flags::NODE));
+    let noted: BTreeSet<Addr> = of_services.map(|(addr, _)| *addr).collect();
     &noted - &dialled
 }
 

@@ -19,7 +19,10 @@ use kube::{
 use tower::{BoxError, ServiceBuilder};
 
 use super::{rotation::Rotation, times::Times};
-use crate::model::{Model, ObjectName};
+use crate::{
+    harden::Needs,
+    model::{Model, ObjectName},
+};
 
 /// A connection is probed when it has been idle for so long, …
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
@@ -42,6 +45,45 @@ pub struct Connection {
     /// or the pod's environment names. Any of them will do: they are tried in turn. If all are
     /// plain `http://` and there is no kubeconfig, no credentials are sent.
     pub servers: Vec<String>,
+}
+
+impl Connection {
+    /// What it takes to stay connected: credentials are read anew.
+    #[must_use]
+    pub fn needs(&self) -> Needs {
+        let mut needs = Needs::default();
+        let Some(path) = &self.kubeconfig else {
+            return needs;
+        };
+        needs.reads.push(path.clone());
+        // One that cannot be read is told of by whoever connects.
+        let Ok(kubeconfig) = Kubeconfig::read_from(path) else {
+            return needs;
+        };
+        for user in kubeconfig
+            .auth_infos
+            .into_iter()
+            .flat_map(|user| user.auth_info)
+        {
+            needs.runs_commands |= user.exec.is_some() || user.auth_provider.is_some();
+            let files = [user.client_certificate, user.client_key, user.token_file];
+            needs
+                .reads
+                .extend(files.into_iter().flatten().map(directory));
+        }
+        for cluster in kubeconfig.clusters.into_iter().flat_map(|c| c.cluster) {
+            needs
+                .reads
+                .extend(cluster.certificate_authority.map(directory));
+        }
+        needs
+    }
+}
+
+/// The directory of a file, which another one may replace.
+fn directory(file: String) -> PathBuf {
+    let file = PathBuf::from(file);
+    file.parent().map(Path::to_owned).unwrap_or(file)
 }
 
 /// Why a cluster cannot be watched.
@@ -190,10 +232,7 @@ fn connector(times: &Times) -> HttpConnector {
 /// The server that is reached by way of a Service, which this agent itself has to serve: after a
 /// restart of the node, neither would come up.
 pub(super) fn served_by_us<'a>(servers: &'a [Uri], model: &Model) -> Option<&'a str> {
-    let name = ObjectName {
-        namespace: "default".to_owned(),
-        name: SERVICE_HOST.to_owned(),
-    };
+    let name = ObjectName::new("default", SERVICE_HOST);
     let kubernetes = model.services.get(&name);
     let is_ours = |addr: IpAddr| {
         kubernetes.is_some_and(|service| service.cluster_ips.contains(&addr))
@@ -221,15 +260,12 @@ mod tests {
     use crate::source::objects::{Fields, Object as _, Service};
 
     fn model() -> Model {
-        let name = ObjectName {
-            namespace: "default".to_owned(),
-            name: "kubernetes".to_owned(),
-        };
+        let name = ObjectName::new("default", "kubernetes");
         let object = serde_json::json!({"spec": {"clusterIP": "10.96.0.1", "ports": []}});
         let object: Service = serde_json::from_value(object).unwrap();
         let service = object.convert(&mut Fields::new("Service", name.clone()));
         Model {
-            services: [(name, Arc::new(service.unwrap()))].into(),
+            services: [(name, Arc::new(service.unwrap()))].into_iter().collect(),
             service_cidrs: ["fd00:10:96::/112".parse().unwrap()].into(),
             ..Model::default()
         }

@@ -1,6 +1,10 @@
 //! Folds the events of one watch into the objects that there are.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, btree_map},
+    mem::{replace, take},
+    sync::Arc,
+};
 
 use kube::runtime::watcher::Event;
 
@@ -9,13 +13,17 @@ use crate::{
     model::ObjectName,
     source::{
         Rejection,
-        objects::{Fields, Metadata, Object},
+        objects::{Fields, Metadata, Object, Shared},
     },
 };
 
 /// The objects of one kind, converted; nothing else of them is kept.
 pub(super) struct Fold<O: Object> {
     objects: BTreeMap<ObjectName, Entry<O::Model>>,
+    /// What is wrong with those in which something is.
+    rejections: BTreeMap<ObjectName, Vec<Rejection>>,
+    /// Texts that many of them have.
+    shared: Shared,
     /// Counts the lists that were begun.
     generation: u64,
     synced: bool,
@@ -26,7 +34,16 @@ struct Entry<M> {
     generation: u64,
     /// `None` if it is not for us.
     model: Option<Arc<M>>,
-    rejections: Vec<Rejection>,
+}
+
+/// What an event has changed.
+#[derive(Debug)]
+pub(super) struct Changed<M> {
+    pub(super) name: ObjectName,
+    /// What the object said before; `None` if there was none for us.
+    pub(super) before: Option<Arc<M>>,
+    /// What it says now.
+    pub(super) now: Option<Arc<M>>,
 }
 
 // Not derived: a derive would ask for `O::Model: Default`.
@@ -34,6 +51,8 @@ impl<O: Object> Default for Fold<O> {
     fn default() -> Self {
         Self {
             objects: BTreeMap::new(),
+            rejections: BTreeMap::new(),
+            shared: Shared::default(),
             generation: 0,
             synced: false,
         }
@@ -41,21 +60,28 @@ impl<O: Object> Default for Fold<O> {
 }
 
 impl<O: Object> Fold<O> {
-    /// Takes an event.
+    /// Takes an event, and says what is different now: what is equal keeps its pointer.
     ///
     /// What was deleted while the watch was broken is known only when a new list is complete:
     /// what was not in it is gone.
-    pub(super) fn apply<F>(&mut self, event: Event<Watched<O, F>>) {
+    pub(super) fn apply<F>(&mut self, event: Event<Watched<O, F>>) -> Vec<Changed<O::Model>> {
         match event {
-            Event::Init => self.generation += 1,
-            Event::InitApply(watched) | Event::Apply(watched) => self.put(&watched.object),
-            Event::Delete(watched) => {
-                self.objects.remove(&name(&watched.object));
+            Event::Init => {
+                self.generation += 1;
+                Vec::new()
             }
+            Event::InitApply(watched) | Event::Apply(watched) => {
+                self.put(&watched.object).into_iter().collect()
+            }
+            Event::Delete(watched) => self.remove(name(&watched.object)).into_iter().collect(),
             Event::InitDone => {
-                self.objects
-                    .retain(|_, entry| entry.generation == self.generation);
                 self.synced = true;
+                let objects = self.objects.iter();
+                let gone = objects.filter(|(_, entry)| entry.generation != self.generation);
+                let gone: Vec<_> = gone.map(|(name, _)| name.clone()).collect();
+                gone.into_iter()
+                    .filter_map(|name| self.remove(name))
+                    .collect()
             }
         }
     }
@@ -73,19 +99,50 @@ impl<O: Object> Fold<O> {
 
     /// What is wrong with them.
     pub(super) fn rejections(&self) -> impl Iterator<Item = &Rejection> {
-        self.objects.values().flat_map(|entry| &entry.rejections)
+        self.rejections.values().flatten()
     }
 
-    fn put(&mut self, object: &O) {
+    fn put(&mut self, object: &O) -> Option<Changed<O::Model>> {
         let name = name(object);
-        let mut fields = Fields::new(O::KIND, name.clone());
+        let mut fields = Fields::new(O::KIND, name.clone()).sharing(take(&mut self.shared));
         let model = object.convert(&mut fields).map(Arc::new);
-        let entry = Entry {
-            generation: self.generation,
-            model,
-            rejections: fields.into_rejections(),
+        let (rejections, shared) = fields.into_parts();
+        self.shared = shared;
+        if rejections.is_empty() {
+            self.rejections.remove(&name);
+        } else {
+            self.rejections.insert(name.clone(), rejections);
+        }
+        let generation = self.generation;
+        let entry = match self.objects.entry(name) {
+            btree_map::Entry::Occupied(entry) if entry.get().model == model => {
+                entry.into_mut().generation = generation;
+                return None;
+            }
+            entry => entry,
         };
-        self.objects.insert(name, entry);
+        let name = entry.key().clone();
+        let entry = entry.or_insert(Entry {
+            generation,
+            model: None,
+        });
+        entry.generation = generation;
+        let before = replace(&mut entry.model, model.clone());
+        Some(Changed {
+            name,
+            before,
+            now: model,
+        })
+    }
+
+    fn remove(&mut self, name: ObjectName) -> Option<Changed<O::Model>> {
+        self.rejections.remove(&name);
+        let before = self.objects.remove(&name)?.model;
+        Some(Changed {
+            name,
+            before,
+            now: None,
+        })
     }
 }
 

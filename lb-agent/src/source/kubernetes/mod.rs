@@ -4,7 +4,10 @@
 //! is published before each has had a whole list; from then on every batch of changes is a new
 //! model.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use http::Uri;
 use ipnet::IpNet;
@@ -12,11 +15,7 @@ use k8s_openapi::api::{
     core::v1 as core, discovery::v1 as discovery, networking::v1 as networking,
 };
 use kube::{Api, Client, runtime::watcher::Event};
-use tokio::{
-    sync::mpsc,
-    task::JoinSet,
-    time::{self, Instant},
-};
+use tokio::{sync::mpsc, task::JoinSet};
 use tracing::{info, warn};
 
 pub use self::{
@@ -25,15 +24,17 @@ pub use self::{
 };
 use self::{
     events::Sink,
-    fold::Fold,
+    fold::{Changed, Fold},
     follow::{Follower, Wanted},
     watched::Watched,
 };
 use super::{
     Rejection, Role, Sender,
-    objects::{EndpointSlice, HEADLESS, Node, Object, SERVICE_PROXY_NAME, Service, ServiceCidr},
+    objects::{
+        EndpointSlice, HEADLESS, Node, Object, OwnedSlice, SERVICE_PROXY_NAME, Service, ServiceCidr,
+    },
 };
-use crate::{event, model::Model};
+use crate::{event, model::Model, pace::until};
 
 mod connect;
 mod events;
@@ -44,9 +45,9 @@ mod times;
 mod watched;
 
 /// Changes that are ready at once are taken in at once, so many at the most.
-const BATCH: usize = 1024;
-/// So many more may wait meanwhile; then the API server waits.
-const WAITING_MAX: usize = 256;
+const BATCH: usize = 256;
+/// So many more may wait meanwhile; then the API server waits. Each is an object as it was sent.
+const WAITING_MAX: usize = 64;
 /// After a model has been put together, no other is for so many times the time that it took: the
 /// larger the cluster, the more changes make one model.
 const PAUSE: u32 = 9;
@@ -119,7 +120,7 @@ impl Kubernetes {
                 () = sender.closed() => return,
                 // None of them ever does.
                 _ended = followers.join_next() => return,
-                () = time::sleep_until(due), if is_dirty && state.is_synced() => {
+                () = until(Some(due)), if is_dirty && state.is_synced() => {
                     let begin = Instant::now();
                     let (model, rejections) = state.assemble();
                     state.warn_of_cluster_ip(&self.servers, &model);
@@ -198,6 +199,8 @@ struct State {
     slices: Fold<EndpointSlice>,
     node: Fold<Node>,
     service_cidrs: Fold<ServiceCidr>,
+    /// Services and slices, as they are now.
+    model: Model,
     /// In place of what ServiceCIDRs say, unless empty.
     given_cidrs: BTreeSet<IpNet>,
     /// Whether somebody has been warned of the way to the API server.
@@ -214,10 +217,44 @@ impl State {
 
     fn apply(&mut self, change: Change) {
         match change {
-            Change::Service(event) => feed(&mut self.services, event),
-            Change::Slice(event) => feed(&mut self.slices, event),
-            Change::Node(event) => feed(&mut self.node, event),
-            Change::ServiceCidr(event) => feed(&mut self.service_cidrs, event),
+            Change::Service(event) => {
+                for changed in feed(&mut self.services, event) {
+                    match changed.now {
+                        Some(service) => self.model.services.insert(changed.name, service),
+                        None => self.model.services.remove(&changed.name),
+                    };
+                }
+            }
+            Change::Slice(event) => {
+                for changed in feed(&mut self.slices, event) {
+                    self.move_slice(&changed);
+                }
+            }
+            Change::Node(event) => {
+                feed(&mut self.node, event);
+            }
+            Change::ServiceCidr(event) => {
+                feed(&mut self.service_cidrs, event);
+            }
+        }
+    }
+
+    /// Puts a slice into the place of what it was.
+    fn move_slice(&mut self, changed: &Changed<OwnedSlice>) {
+        let Changed { name, before, now } = changed;
+        let all = &mut self.model.slices;
+        let owner = now.as_ref().map(|now| &now.service);
+        if let Some(left) = before.as_ref().filter(|old| Some(&old.service) != owner)
+            && let Some(slices) = all.get_mut(&left.service)
+        {
+            slices.remove(&name.name);
+            if slices.is_empty() {
+                all.remove(&left.service);
+            }
+        }
+        if let Some(now) = now {
+            let slices = all.entry(now.service.clone()).or_default();
+            slices.insert(name.name.clone(), now.slice.clone());
         }
     }
 
@@ -235,24 +272,16 @@ impl State {
             slices,
             node,
             service_cidrs,
+            model,
             given_cidrs,
             has_warned: _,
         } = self;
-        let mut model = Model {
-            node: node.models().map(|(_, node)| node.clone()).next(),
-            service_cidrs: given_cidrs.clone(),
-            ..Model::default()
-        };
-        let services_by_name = services.models();
-        model.services = services_by_name
-            .map(|(name, service)| (name.clone(), service.clone()))
-            .collect();
-        for (name, owned) in slices.models() {
-            let of_service = model.slices.entry(owned.service.clone()).or_default();
-            of_service.insert(name.name.clone(), owned.slice.clone());
-        }
         let nets = service_cidrs.models().flat_map(|(_, nets)| nets.iter());
-        model.service_cidrs.extend(nets);
+        let model = Model {
+            node: node.models().map(|(_, node)| node.clone()).next(),
+            service_cidrs: nets.chain(given_cidrs).copied().collect(),
+            ..model.clone()
+        };
         let rejections = services.rejections().chain(slices.rejections());
         let rejections = rejections.chain(node.rejections());
         let rejections = rejections.chain(service_cidrs.rejections()).cloned();
@@ -276,13 +305,14 @@ impl State {
     }
 }
 
-fn feed<O: Object, F>(fold: &mut Fold<O>, event: Event<Watched<O, F>>) {
+fn feed<O: Object, F>(fold: &mut Fold<O>, event: Event<Watched<O, F>>) -> Vec<Changed<O::Model>> {
     let was_synced = fold.is_synced();
-    fold.apply(event);
+    let changed = fold.apply(event);
     if fold.is_synced() && !was_synced {
         let objects = fold.models().count();
         info!("{} list is complete: {objects} objects", O::KIND);
     }
+    changed
 }
 
 #[cfg(test)]

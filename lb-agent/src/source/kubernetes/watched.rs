@@ -42,7 +42,10 @@ impl<O: std::fmt::Debug, F> std::fmt::Debug for Watched<O, F> {
 impl<'de, O: Object, F> Deserialize<'de> for Watched<O, F> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let object = Lenient::<O>::deserialize(deserializer)?;
-        let object = object.valid().cloned().unwrap_or_default();
+        let object = match object {
+            Lenient::Valid(object) => object,
+            Lenient::Absent | Lenient::Invalid(_) => O::default(),
+        };
         Ok(Self {
             metadata: object_meta(object.metadata()),
             object,
@@ -52,7 +55,9 @@ impl<'de, O: Object, F> Deserialize<'de> for Watched<O, F> {
 }
 
 fn object_meta(metadata: &Lenient<Metadata>) -> ObjectMeta {
-    let metadata = metadata.valid().cloned().unwrap_or_default();
+    let Some(metadata) = metadata.valid() else {
+        return ObjectMeta::default();
+    };
     ObjectMeta {
         name: metadata.name.valid().cloned(),
         namespace: metadata.namespace.valid().cloned(),

@@ -12,7 +12,7 @@ use super::{
     pods,
 };
 use crate::{
-    model::{Model, ObjectName, Reference, Slice},
+    model::{Model, ObjectName, Reference, Slice, Slices},
     source::{
         Rejection, Role,
         objects::{PodEndpoint, Selection},
@@ -109,22 +109,20 @@ impl<'a> Parts<'a> {
             endpoints,
             pods,
         } = self;
-        let share = |slices: Vec<(String, Slice)>| {
+        let share = |slices: Vec<(String, Slice)>| -> Slices {
             let slices = slices.into_iter();
             slices
                 .map(|(name, slice)| (name, Arc::new(slice)))
                 .collect()
         };
         for (name, slices) in endpoints {
-            if let Entry::Vacant(entry) = model.slices.entry(name.clone()) {
-                entry.insert(share(slices.to_vec()));
+            if !model.slices.contains_key(name) {
+                model.slices.insert(name.clone(), share(slices.to_vec()));
             }
         }
         for (name, selection) in selections {
-            let Entry::Vacant(entry) = model.slices.entry(name.clone()) else {
-                continue;
-            };
-            let Some(service) = model.services.get(name) else {
+            let service = model.services.get(name);
+            let Some(service) = service.filter(|_| !model.slices.contains_key(name)) else {
                 continue;
             };
             let in_namespace = pods
@@ -133,7 +131,7 @@ impl<'a> Parts<'a> {
                 .map(|(_, pod)| *pod);
             let slices = pods::slices(&name.name, service, selection, in_namespace);
             if !slices.is_empty() {
-                entry.insert(share(slices));
+                model.slices.insert(name.clone(), share(slices));
             }
         }
         model

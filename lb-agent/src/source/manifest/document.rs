@@ -152,12 +152,14 @@ fn read<O: Object>(
         return unknown(place, "", "is not an object");
     };
     let metadata = object.metadata().valid().cloned().unwrap_or_default();
-    let mut name = metadata.object_name();
-    if [Node::KIND, ServiceCidr::KIND].contains(&O::KIND) {
-        name.namespace.clear();
+    let name = metadata.object_name();
+    let name = if [Node::KIND, ServiceCidr::KIND].contains(&O::KIND) {
+        ObjectName::new("", name.name.clone())
     } else if name.namespace.is_empty() {
-        "default".clone_into(&mut name.namespace);
-    }
+        ObjectName::new("default", name.name.clone())
+    } else {
+        name
+    };
     let mut fields = Fields::new(O::KIND, name.clone());
     let is_readable = check_metadata(object.metadata(), &metadata, &mut fields);
     Parsed {

@@ -84,7 +84,7 @@ fn endpoint(pod: &PodEndpoint, addr: IpAddr, selection: &Selection) -> Endpoint 
         ready: selection.publish_not_ready || (pod.ready && !pod.terminating),
         serving: pod.ready,
         terminating: pod.terminating,
-        node: pod.node.clone(),
+        node: pod.node.as_deref().map(Into::into),
         for_zones: Default::default(),
         for_nodes: Default::default(),
     }

@@ -129,12 +129,13 @@ fn read_addresses(
         let at = format!("{field}[{i}]");
         if let Some(addr) = address.read(&at, fields) {
             let node = fields.read(format_args!("{at}.nodeName"), &address.node_name);
+            let node = node.map(|name| fields.share(name));
             endpoints.push(model::Endpoint {
                 addr,
                 ready,
                 serving: ready,
                 terminating: false,
-                node: node.cloned(),
+                node,
                 for_zones: Default::default(),
                 for_nodes: Default::default(),
             });

@@ -3,7 +3,7 @@
 //! These types never fail to deserialize (see [`lenient`](super::lenient)); what is wrong in an
 //! object comes out of its conversion as a [`Rejection`].
 
-use std::{fmt, net::IpAddr};
+use std::{fmt, net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
 use serde::{
@@ -15,13 +15,14 @@ use super::{
     Rejection, address,
     lenient::{Lenient, Strings},
 };
-use crate::model::{Cause, ObjectName, Reference};
+use crate::model::{Cause, Names, ObjectName, Reference};
 
 mod endpoints;
 mod node;
 mod pod;
 mod service;
 mod service_cidr;
+mod shared;
 mod slice;
 
 pub use self::{
@@ -30,6 +31,7 @@ pub use self::{
     pod::{NamedPort, Pod, PodEndpoint},
     service::{ALGORITHM, SelectedPort, Selection, Service, TargetPort},
     service_cidr::ServiceCidr,
+    shared::Shared,
     slice::{EndpointSlice, OwnedSlice, TRIGGERED},
 };
 
@@ -90,10 +92,7 @@ impl Metadata {
     /// Namespace and name; what is missing is empty.
     pub fn object_name(&self) -> ObjectName {
         let text = |field: &Lenient<String>| field.valid().cloned().unwrap_or_default();
-        ObjectName {
-            namespace: text(&self.namespace),
-            name: text(&self.name),
-        }
+        ObjectName::new(text(&self.namespace), text(&self.name))
     }
 
     /// Whether there is a label of this name, whatever its value.
@@ -116,6 +115,7 @@ pub struct Fields {
     /// The object whose users want to know what is wrong.
     regarding: Reference,
     rejections: Vec<Rejection>,
+    shared: Shared,
 }
 
 impl Fields {
@@ -126,7 +126,29 @@ impl Fields {
             regarding: object.clone(),
             object,
             rejections: Vec::new(),
+            shared: Shared::default(),
         }
+    }
+
+    /// Shares texts with the objects before.
+    #[must_use]
+    pub fn sharing(self, shared: Shared) -> Self {
+        Self { shared, ..self }
+    }
+
+    /// What was rejected, and the texts to share with the next object.
+    pub fn into_parts(self) -> (Vec<Rejection>, Shared) {
+        (self.rejections, self.shared)
+    }
+
+    /// A text that other objects have, too.
+    fn share(&mut self, text: &str) -> Arc<str> {
+        self.shared.text(text)
+    }
+
+    /// A set that other objects have, too.
+    fn share_set(&mut self, names: Names) -> Names {
+        self.shared.set(names)
     }
 
     /// Says which Service suffers from what is wrong with the object.

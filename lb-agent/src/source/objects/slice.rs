@@ -1,13 +1,13 @@
 //! `discovery.k8s.io/v1` EndpointSlice.
 
-use std::{collections::BTreeSet, fmt, sync::Arc, time::SystemTime};
+use std::{fmt, sync::Arc, time::SystemTime};
 
 use jiff::Timestamp;
 use serde::Deserialize;
 
 use super::{Fields, Metadata, Object};
 use crate::{
-    model::{self, Cause, ObjectName, Slice, SlicePort},
+    model::{self, Cause, Names, ObjectName, Slice, SlicePort},
     source::lenient::{Lenient, List},
 };
 
@@ -85,10 +85,7 @@ impl Object for EndpointSlice {
 
     /// Slices of no Service (item 5) and of host names (item 6) are not for us.
     fn convert(&self, fields: &mut Fields) -> Option<OwnedSlice> {
-        let service = ObjectName {
-            namespace: fields.name().namespace.clone(),
-            name: self.service_name()?.to_owned(),
-        };
+        let service = ObjectName::new(fields.name().namespace.clone(), self.service_name()?);
         fields.set_service(service.clone());
         let is_ipv4 = self.is_ipv4(fields)?;
         let ports = fields.list("ports", &self.ports);
@@ -97,10 +94,12 @@ impl Object for EndpointSlice {
             .filter_map(|(i, port)| port.convert(&format!("ports[{i}]"), fields))
             .collect();
         let endpoints = fields.list("endpoints", &self.endpoints);
-        let endpoints = endpoints
+        let mut endpoints: Vec<_> = endpoints
             .into_iter()
             .filter_map(|(i, endpoint)| endpoint.convert(i, is_ipv4, fields))
             .collect();
+        // There may be a million of them.
+        endpoints.shrink_to_fit();
         let slice = Arc::new(Slice {
             ports,
             endpoints,
@@ -215,7 +214,7 @@ impl Endpoint {
             terminating: conditions.2,
             node: fields
                 .read(format_args!("{at}.nodeName"), &self.node_name)
-                .cloned(),
+                .map(|name| fields.share(name)),
             for_zones,
             for_nodes,
         })
@@ -244,13 +243,13 @@ impl Endpoint {
     }
 }
 
-fn names(field: impl fmt::Display, hints: &List<Hint>, fields: &mut Fields) -> BTreeSet<String> {
+fn names(field: impl fmt::Display, hints: &List<Hint>, fields: &mut Fields) -> Names {
     let hints = fields.list(&field, hints);
-    hints
+    let names = hints
         .into_iter()
-        .filter_map(|(i, hint)| fields.read(format_args!("{field}[{i}].name"), &hint.name))
-        .cloned()
-        .collect()
+        .filter_map(|(i, hint)| fields.read(format_args!("{field}[{i}].name"), &hint.name));
+    let names: Names = names.map(String::as_str).collect();
+    fields.share_set(names)
 }
 
 #[cfg(test)]

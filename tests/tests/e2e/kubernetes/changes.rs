@@ -6,7 +6,7 @@ use serde_json::json;
 use super::answers::{Heard, expect};
 use super::objects::{ADDRESS, NODE_PORT, service, slice};
 use super::stage::{Stage, Wanted};
-use crate::scene::{CLUSTER_IPS, NODE_PORT as EXAMPLE_NODE_PORT, PORT};
+use lb_tests::scene::{CLUSTER_IPS, NODE_PORT as EXAMPLE_NODE_PORT, PORT};
 
 /// The example of the documents.
 const EXAMPLE: &str = concat!(

@@ -5,6 +5,7 @@ mod answers;
 mod changes;
 mod objects;
 mod reports;
+mod selectors;
 mod stage;
 mod user;
 mod without;

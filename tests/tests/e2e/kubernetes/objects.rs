@@ -3,7 +3,7 @@
 use lb_tests::lab::{Place as _, Pod};
 use serde_json::{Value, json};
 
-use crate::scene::PORT;
+use lb_tests::scene::PORT;
 
 /// The Service's cluster address.
 pub(super) const ADDRESS: &str = "10.96.0.20";

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::answers::Way;
 use super::user::User;
-use crate::scene::PORT;
+use lb_tests::scene::PORT;
 
 /// Where agents find the API server.
 const API_PORT: u16 = 6443;

@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use super::answers::{Expected, Heard, Way, await_answers, expect};
 use super::objects::{ADDRESS, NODE_PORT, service, slice};
 use super::stage::Stage;
-use crate::scene::PORT;
+use lb_tests::scene::PORT;
 
 /// Exchanges of every connection between two events.
 const EXCHANGES: usize = 20;

@@ -9,7 +9,7 @@ use lb_tests::tool::Protocol;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use super::world::{Ask, Endpoint, Heard, Kind, Service, World};
+use super::world::{Ask, Endpoint, Heard, Kind, POD_PORT, PORT, Service, World};
 
 fn affinity(seconds: u32) -> Value {
     json!({
@@ -44,7 +44,7 @@ fn of_every_kind(world: &World, service: &Service, family: usize) -> [SocketAddr
 fn s49_a_client_stays_with_one_backend_over_all_frontends_of_a_port() {
     for flags in [&[][..], &["--xdp", "off"]] {
         let mut world = World::new(Cluster::builder().nodes(2), &[0, 0, 1, 1], flags);
-        let pod = world.cluster.pod("client-pod", 0).expect("a pod");
+        let pod = world.client_pod(0);
         let service = Service::new(1, [0, 1, 2, 3]).with(affinity(600));
         world.serve(&[&service]);
         let node = world.cluster.node(0);
@@ -58,9 +58,46 @@ fn s49_a_client_stays_with_one_backend_over_all_frontends_of_a_port() {
 }
 
 #[test]
+fn affinity_multi_port() {
+    for flags in [&[][..], &["--xdp", "off"]] {
+        let mut world = World::new(Cluster::builder().nodes(2), &[0, 0, 1, 1], flags);
+        let pod = world.client_pod(0);
+        let servers = world.pods.iter().map(|pod| pod.serve(POD_PORT + 1));
+        let _servers: Vec<_> = servers.collect::<Result<_, _>>().expect("servers");
+        let mut service = Service::new(1, 0..4).with(affinity(600));
+        service.ports.push((PORT + 1, POD_PORT + 1));
+        world.serve(&[&service]);
+        let (node, client) = (world.cluster.node(0), world.cluster.client());
+        // Whether both ports have led a client to one backend.
+        let mut is_shared = Vec::new();
+        for from in [pod.site(), node.site(), client.site()] {
+            for (family, protocol) in [0, 1]
+                .into_iter()
+                .flat_map(|family| Protocol::ALL.map(|protocol| (family, protocol)))
+            {
+                let bound = |index| {
+                    let at = |kind| service.dialled_at(&world, kind, 0, index)[family];
+                    let by = who(from, protocol, Kind::ALL.map(at));
+                    assert_eq!(by.len(), 1, "{} {protocol:?}: {by:?}", from.name());
+                    by
+                };
+                let [first, second] = [0, 1].map(bound);
+                assert_eq!([0, 1].map(bound), [first.clone(), second.clone()]);
+                is_shared.push(first == second);
+            }
+        }
+        // Each port binds on its own: that chance leads all to the same is 1 in 4^12.
+        assert!(
+            is_shared.contains(&false),
+            "one port binds another's clients"
+        );
+    }
+}
+
+#[test]
 fn s49_a_client_whose_backend_is_not_ready_any_more_gets_another_and_stays_there() {
     let mut world = World::new(Cluster::builder().nodes(1), &[0, 0, 0], &[]);
-    let client = world.cluster.pod("client-pod", 0).expect("a pod");
+    let client = world.client_pod(0);
     let service = Service::new(1, [0, 1, 2]).with(affinity(600));
     world.serve(&[&service]);
     let to = service.dialled(&world, Kind::ClusterIp, 0);
@@ -89,7 +126,7 @@ fn s49_a_client_whose_backend_is_not_ready_any_more_gets_another_and_stays_there
 #[test]
 fn s49_affinity_ends_with_its_time_and_is_switched_on_and_off_while_clients_dial() {
     let mut world = World::new(Cluster::builder().nodes(1), &[0, 0, 0], &[]);
-    let client = world.cluster.pod("client-pod", 0).expect("a pod");
+    let client = world.client_pod(0);
     let off = Service::new(1, [0, 1, 2]);
     world.serve(&[&off]);
     let to = off.dialled(&world, Kind::ClusterIp, 0)[0];
@@ -119,7 +156,7 @@ fn s49_affinity_ends_with_its_time_and_is_switched_on_and_off_while_clients_dial
 #[test]
 fn s50_affinity_outlives_the_agent() {
     let mut world = World::new(Cluster::builder().nodes(1), &[0, 0, 0], &[]);
-    let client = world.cluster.pod("client-pod", 0).expect("a pod");
+    let client = world.client_pod(0);
     let service = Service::new(1, [0, 1, 2]).with(affinity(600));
     world.serve(&[&service]);
     let to = service.dialled(&world, Kind::ClusterIp, 0);

@@ -33,7 +33,7 @@ fn check(
 #[test]
 fn s13_s14_s34_terminating_endpoints_serve_where_there_is_no_other() {
     let mut world = World::new(Cluster::builder().nodes(2), &[0, 0, 1, 1], &[]);
-    let pod = world.cluster.pod("client-pod", 0).expect("a pod");
+    let pod = world.client_pod(0);
     let local = || Service::new(1, []).with(json!({"externalTrafficPolicy": "Local"}));
     let (ready, terminating, not_ready) =
         (Endpoint::ready, Endpoint::terminating, Endpoint::not_ready);
@@ -79,7 +79,7 @@ fn s13_s14_s34_terminating_endpoints_serve_where_there_is_no_other() {
 #[test]
 fn s17_hints_keep_traffic_on_the_node_or_in_the_zone_that_they_name() {
     let mut world = World::new(Cluster::builder().nodes(2), &[0, 0, 1], &[]);
-    let pod = world.cluster.pod("client-pod", 0).expect("a pod");
+    let pod = world.client_pod(0);
     let node = world.cluster.node(0).name().to_owned();
     let zoned = |zone: &str| {
         json!({"apiVersion": "v1", "kind": "Node",
@@ -116,7 +116,7 @@ fn s17_hints_keep_traffic_on_the_node_or_in_the_zone_that_they_name() {
 }
 
 /// A connection (or a socket) that asks every 5 ms, from one port.
-fn hold(from: &Site, protocol: Protocol, to: SocketAddr) -> Requests {
+pub(super) fn hold(from: &Site, protocol: Protocol, to: SocketAddr) -> Requests {
     let request = Request {
         hold: true,
         count: 0,
@@ -135,7 +135,7 @@ fn hold_all(clients: [&Site; 2], protocol: Protocol, dialled: &[SocketAddr]) -> 
 
 /// Ends connections, none of which has failed.
 #[track_caller]
-fn end(connections: Vec<Requests>) {
+pub(super) fn end(connections: Vec<Requests>) {
     for reply in connections.into_iter().flat_map(Requests::finish) {
         reply.expect("no exchange fails");
     }
@@ -143,7 +143,7 @@ fn end(connections: Vec<Requests>) {
 
 /// Lets connections go on for a while; says who has answered last.
 #[track_caller]
-fn last_server(connection: &mut Requests) -> String {
+pub(super) fn last_server(connection: &mut Requests) -> String {
     let replies = connection
         .take(20)
         .map(|reply| reply.expect("no exchange fails"));
@@ -153,7 +153,7 @@ fn last_server(connection: &mut Requests) -> String {
 #[test]
 fn s58_connections_stay_with_an_endpoint_that_no_slice_names_any_more() {
     let mut world = World::new(Cluster::builder().nodes(2), &[0, 1], &[]);
-    let pod = world.cluster.pod("client-pod", 0).expect("a pod");
+    let pod = world.client_pod(0);
     for victim in [0, 1] {
         let before = Service::new(1, [victim]);
         world.serve(&[&before]);
@@ -178,10 +178,37 @@ fn s58_connections_stay_with_an_endpoint_that_no_slice_names_any_more() {
 }
 
 #[test]
+fn s58_clients_of_an_endpoint_that_no_slice_names_any_more_are_reset_if_asked_for() {
+    let flags = ["--reset-vanished-backends"];
+    let mut world = World::new(Cluster::builder().nodes(2), &[0, 1], &flags);
+    let pod = world.client_pod(0);
+    for victim in [0, 1] {
+        let before = Service::new(1, [victim]);
+        world.serve(&[&before]);
+        let dialled = Kind::ALL
+            .map(|kind| before.dialled(&world, kind, 0))
+            .concat();
+        let clients = [pod.site(), world.cluster.client().site()];
+        let mut connections = hold_all(clients, Protocol::Tcp, &dialled);
+        let endpoints = vec![Endpoint::terminating(victim), Endpoint::ready(1 - victim)];
+        world.serve(&[&before.clone().endpoints(endpoints)]);
+        for connection in &mut connections {
+            assert_eq!(last_server(connection), world.name(victim));
+        }
+        world.serve(&[&Service::new(1, [1 - victim])]);
+        for connection in connections {
+            let mut failures = connection.filter_map(Result::err);
+            let error = failures.next().expect("it ends").to_string();
+            assert!(error.contains("reset"), "{error}");
+        }
+    }
+}
+
+#[test]
 fn s58_connections_to_a_cluster_address_outlive_their_service() {
     let mut world = World::new(Cluster::builder().nodes(2), &[0, 1], &[]);
     world.fixed = vec![service_cidr()];
-    let pod = world.cluster.pod("client-pod", 0).expect("a pod");
+    let pod = world.client_pod(0);
     for victim in [0, 1] {
         let service = Service::new(1, [victim]);
         world.serve(&[&service]);
@@ -207,7 +234,7 @@ fn s58_connections_to_a_cluster_address_outlive_their_service() {
 #[test]
 fn s59_datagrams_move_to_an_endpoint_that_is_there_without_a_new_socket() {
     let mut world = World::new(Cluster::builder().nodes(2), &[0, 1], &[]);
-    let pod = world.cluster.pod("client-pod", 0).expect("a pod");
+    let pod = world.client_pod(0);
     let first = Service::new(1, [0]);
     world.serve(&[&first]);
     let dialled = Kind::ALL
@@ -233,7 +260,7 @@ fn s59_datagrams_move_to_an_endpoint_that_is_there_without_a_new_socket() {
 #[test]
 fn s59_a_socket_that_was_refused_is_served_once_its_endpoint_is_ready() {
     let mut world = World::new(Cluster::builder().nodes(1), &[0], &[]);
-    let pod = world.cluster.pod("client-pod", 0).expect("a pod");
+    let pod = world.client_pod(0);
     let unready = Service::new(1, []).endpoints(vec![Endpoint::not_ready(0)]);
     world.serve(&[&unready]);
     // All requests come from one port: the 5-tuple is the same before and after.
@@ -260,7 +287,7 @@ fn s59_a_socket_that_was_refused_is_served_once_its_endpoint_is_ready() {
 }
 
 /// Clients that ask over a connection of its own each time, one after the other, until told to stop.
-fn ask_on(from: &Site, to: impl IntoIterator<Item = SocketAddr>) -> Vec<Requests> {
+pub(super) fn ask_on(from: &Site, to: impl IntoIterator<Item = SocketAddr>) -> Vec<Requests> {
     let mut clients = Vec::new();
     for to in to {
         for protocol in Protocol::ALL {
@@ -279,7 +306,7 @@ fn ask_on(from: &Site, to: impl IntoIterator<Item = SocketAddr>) -> Vec<Requests
 fn s61_a_rollout_loses_no_request_under_either_policy() {
     for policy in ["Cluster", "Local"] {
         let mut world = World::new(Cluster::builder().nodes(2), &[0, 1, 0, 1], &[]);
-        let pod = world.cluster.pod("client-pod", 0).expect("a pod");
+        let pod = world.client_pod(0);
         let service = Service::new(1, []).with(json!({"externalTrafficPolicy": policy}));
         let serve = |world: &mut World, endpoints: Vec<Endpoint>| {
             world.serve(&[&service.clone().endpoints(endpoints)]);

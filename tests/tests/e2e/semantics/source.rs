@@ -67,7 +67,7 @@ impl Case {
 #[test]
 fn s28_s30_s31_s32_s33_s35_s36_s38_who_reaches_whom_and_from_which_address() {
     let mut world = World::new(Cluster::builder().nodes(2), &[0, 1], &[]);
-    let pod = world.cluster.pod("client-pod", 0).expect("a pod");
+    let pod = world.client_pod(0);
     let policies = |is_local: bool| {
         let policy = if is_local { "Local" } else { "Cluster" };
         json!({"internalTrafficPolicy": policy, "externalTrafficPolicy": policy})

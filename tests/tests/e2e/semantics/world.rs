@@ -13,6 +13,8 @@ use lb_tests::lab::{
 use lb_tests::tool::Protocol;
 use serde_json::{Value, json};
 
+pub(crate) use super::service::{Endpoint, Kind, Service};
+
 /// The port that pods listen on.
 pub(crate) const POD_PORT: u16 = 8000;
 /// The port of Services.
@@ -25,176 +27,6 @@ const SERVICE_NETS: [&str; 4] = [
     "198.51.100.0/23",
     "2001:db8:aa::/47",
 ];
-
-/// What a client dials.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Kind {
-    ClusterIp,
-    NodePort,
-    LoadBalancer,
-    ExternalIp,
-}
-
-impl Kind {
-    pub(crate) const ALL: [Self; 4] = [
-        Self::ClusterIp,
-        Self::NodePort,
-        Self::LoadBalancer,
-        Self::ExternalIp,
-    ];
-}
-
-/// An endpoint of a Service: a pod of the world by its index, and what is said of it.
-#[derive(Clone, Debug)]
-pub(crate) struct Endpoint {
-    pub(crate) pod: usize,
-    pub(crate) conditions: Value,
-    pub(crate) hints: Value,
-}
-
-impl Endpoint {
-    pub(crate) fn ready(pod: usize) -> Self {
-        Self {
-            pod,
-            conditions: json!({"ready": true}),
-            hints: Value::Null,
-        }
-    }
-
-    /// On its way out, and still serving.
-    pub(crate) fn terminating(pod: usize) -> Self {
-        Self {
-            conditions: json!({"ready": false, "serving": true, "terminating": true}),
-            ..Self::ready(pod)
-        }
-    }
-
-    pub(crate) fn not_ready(pod: usize) -> Self {
-        Self {
-            conditions: json!({"ready": false, "serving": false, "terminating": false}),
-            ..Self::ready(pod)
-        }
-    }
-}
-
-/// A dual-stack Service of TCP and UDP that has everything: a cluster address, a node port, a load
-/// balancer's address and an external one.
-#[derive(Clone, Debug)]
-pub(crate) struct Service {
-    number: u8,
-    /// Fields of `spec` that differ.
-    pub(crate) spec: Value,
-    pub(crate) annotations: Value,
-    /// `ipMode` of the load balancer's addresses.
-    pub(crate) ip_mode: &'static str,
-    pub(crate) endpoints: Vec<Endpoint>,
-}
-
-impl Service {
-    /// Service `number`, served by these pods.
-    pub(crate) fn new(number: u8, pods: impl IntoIterator<Item = usize>) -> Self {
-        Self {
-            number,
-            spec: json!({}),
-            annotations: json!({}),
-            ip_mode: "VIP",
-            endpoints: pods.into_iter().map(Endpoint::ready).collect(),
-        }
-    }
-
-    /// The same Service with these fields in its `spec`.
-    pub(crate) fn with(mut self, spec: Value) -> Self {
-        let Value::Object(fields) = spec else {
-            panic!("fields of a spec: {spec}");
-        };
-        self.spec.as_object_mut().expect("an object").extend(fields);
-        self
-    }
-
-    /// The same Service with these endpoints.
-    pub(crate) fn endpoints(self, endpoints: Vec<Endpoint>) -> Self {
-        Self { endpoints, ..self }
-    }
-
-    /// Where it is dialled, in both families; NodePorts on node `node`.
-    pub(crate) fn dialled(&self, world: &World, kind: Kind, node: usize) -> [SocketAddr; 2] {
-        let port = match kind {
-            Kind::NodePort => self.node_port(),
-            _ => PORT,
-        };
-        let addresses = match kind {
-            Kind::NodePort => world.cluster.node(node).addresses(),
-            _ => self.addresses(kind),
-        };
-        addresses.map(|addr| SocketAddr::new(addr, port))
-    }
-
-    fn node_port(&self) -> u16 {
-        30_100 + u16::from(self.number)
-    }
-
-    /// Its addresses of this kind, one a family.
-    pub(crate) fn addresses(&self, kind: Kind) -> [IpAddr; 2] {
-        let number = self.number;
-        let (v4, v6) = match kind {
-            Kind::ClusterIp => ([10, 96, 1], "fd00:10:96::1"),
-            Kind::LoadBalancer => ([198, 51, 100], "2001:db8:aa::1"),
-            Kind::ExternalIp => ([198, 51, 101], "2001:db8:ab::1"),
-            Kind::NodePort => unreachable!("a node port is dialled at the nodes' addresses"),
-        };
-        let [a, b, c] = v4;
-        let v6 = format!("{v6}:{number:x}").parse().expect("an address");
-        [IpAddr::from([a, b, c, number]), v6]
-    }
-
-    fn name(&self) -> String {
-        format!("service-{}", self.number)
-    }
-
-    fn object(&self) -> Value {
-        let text = |kind| self.addresses(kind).map(|addr| addr.to_string());
-        let port = |protocol: &str| {
-            json!({"name": protocol.to_lowercase(), "protocol": protocol, "port": PORT,
-                "nodePort": self.node_port()})
-        };
-        let ingress = text(Kind::LoadBalancer).map(|ip| json!({"ip": ip, "ipMode": self.ip_mode}));
-        let mut spec = json!({
-            "type": "LoadBalancer",
-            "clusterIP": text(Kind::ClusterIp)[0],
-            "clusterIPs": text(Kind::ClusterIp),
-            "externalIPs": text(Kind::ExternalIp),
-            "ports": [port("TCP"), port("UDP")],
-        });
-        let differing = self.spec.as_object().expect("an object").clone();
-        spec.as_object_mut().expect("an object").extend(differing);
-        json!({
-            "apiVersion": "v1", "kind": "Service",
-            "metadata": {"name": self.name(), "namespace": "default",
-                "annotations": self.annotations},
-            "spec": spec,
-            "status": {"loadBalancer": {"ingress": ingress}},
-        })
-    }
-
-    fn slice(&self, world: &World, family: usize) -> Value {
-        let endpoint = |endpoint: &Endpoint| {
-            let pod = &world.pods[endpoint.pod];
-            let address = pod.addresses()[family];
-            json!({"addresses": [address], "conditions": endpoint.conditions,
-                "nodeName": pod.node().name(), "hints": endpoint.hints})
-        };
-        let endpoints: Vec<Value> = self.endpoints.iter().map(endpoint).collect();
-        let port = |protocol: &str| json!({"name": protocol.to_lowercase(), "protocol": protocol, "port": POD_PORT});
-        json!({
-            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
-            "metadata": {"name": format!("{}-{family}", self.name()), "namespace": "default",
-                "labels": {"kubernetes.io/service-name": self.name()}},
-            "addressType": if family == 0 { "IPv4" } else { "IPv6" },
-            "ports": [port("TCP"), port("UDP")],
-            "endpoints": endpoints,
-        })
-    }
-}
 
 /// The two networks of cluster addresses, as the API server tells of them.
 pub(crate) fn service_cidr() -> Value {
@@ -266,6 +98,14 @@ impl World {
             .map(|node| Agent::start(node, &flags).expect("an agent"))
             .collect();
         self.await_marker();
+    }
+
+    /// Starts a pod that asks, and waits until it can dial Services.
+    pub(crate) fn client_pod(&self, node: usize) -> Pod {
+        let pod = self.cluster.pod("client-pod", node).expect("a pod");
+        let served = self.agents[node].wait_until_it_serves(&pod);
+        served.expect("programs at the pod's device");
+        pod
     }
 
     /// Makes these the Services of the cluster, on every node.

@@ -7,6 +7,7 @@ fn state(devices: &[(u32, Role)]) -> State {
             name: format!("dev{index}"),
             role: Some(role),
             interface: None,
+            vlan: false,
         };
         (index, device)
     });
@@ -119,18 +120,43 @@ fn driver_that_refused_xdp_is_not_asked_again() {
     );
 }
 
+#[test]
+fn vlan_runs_xdp_only_in_the_stack_and_only_if_asked_to() {
+    let mut vlan = state(&[(2, Role::Uplink)]);
+    vlan.devices.get_mut(&2).unwrap().vlan = true;
+    let tcx = ["2-wire-ingress", "2-wire-egress"];
+    let generic = [tcx[0], tcx[1], "2-xdp-generic"];
+    // What an earlier agent has fallen back to goes, too.
+    let pinned = set(&["2-xdp-fallback"]);
+    assert_eq!(wanted(&vlan, XdpMode::Native, &pinned), set(&tcx));
+    assert_eq!(wanted(&vlan, XdpMode::Off, &pinned), set(&tcx));
+    assert_eq!(wanted(&vlan, XdpMode::Generic, &pinned), set(&generic));
+}
+
 #[track_caller]
 fn check_plan(wanted: &[&str], pinned: &[&str], current: &[&str], expected: &[Action]) {
     assert_eq!(plan(&set(wanted), &set(pinned), &set(current)), expected);
 }
 
 #[test]
-fn new_device_is_attached() {
-    let expected = [
-        Action::Attach(one("7-pod-ingress")),
-        Action::Attach(one("7-pod-egress")),
+fn programs_get_first_to_where_replies_come() {
+    let names = [
+        "8-pod-egress",
+        "2-wire-egress",
+        "5-tunnel-ingress",
+        "2-wire-ingress",
+        "7-pod-ingress",
+        "2-xdp-native",
     ];
-    check_plan(&["7-pod-ingress", "7-pod-egress"], &[], &[], &expected);
+    let expected = names.map(|name| Action::Attach(one(name)));
+    check_plan(&names, &[], &[], &expected);
+}
+
+#[test]
+fn programs_go_last_from_where_replies_come() {
+    let names = ["7-pod-ingress", "7-pod-egress"];
+    let expected = names.map(|name| Action::Remove(one(name)));
+    check_plan(&[], &names, &[], &expected);
 }
 
 #[test]

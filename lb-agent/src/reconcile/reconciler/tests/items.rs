@@ -86,8 +86,8 @@ fn s49_affinity_is_switched_without_another_table_or_number() {
         let mut service = service(&sample);
         service.affinity_timeout_s = timeout;
         let mut model = model(&[sample]);
-        for object in model.services.values_mut() {
-            *object = Arc::new(service.clone());
+        for (name, _) in model.services.clone() {
+            model.services.insert(name, Arc::new(service.clone()));
         }
         model
     };
@@ -108,9 +108,11 @@ fn s49_affinity_is_switched_without_another_table_or_number() {
 #[test]
 fn s63_one_changed_endpoint_among_a_thousand_services_writes_for_its_own_only() {
     let number = |n: usize| (n / 250, n % 250);
-    let name = |n: usize| ObjectName {
-        namespace: format!("namespace-{}", number(n).0),
-        name: format!("service-{}", number(n).1),
+    let name = |n: usize| {
+        ObjectName::new(
+            format!("namespace-{}", number(n).0),
+            format!("service-{}", number(n).1),
+        )
     };
     let mut model = Model::default();
     for n in 0..1000 {
@@ -126,7 +128,7 @@ fn s63_one_changed_endpoint_among_a_thousand_services_writes_for_its_own_only() 
             endpoint.addr = [10, 240 + high, low, addr.octets()[3]].into();
         }
         model.services.insert(name(n), Arc::new(service));
-        let slices = BTreeMap::from([("a".to_owned(), Arc::new(slice))]);
+        let slices = [("a", Arc::new(slice))].into();
         model.slices.insert(name(n), slices);
     }
     let dataplane = Memory::new(2000, 8000, 1 << 20);
@@ -143,7 +145,7 @@ fn s63_one_changed_endpoint_among_a_thousand_services_writes_for_its_own_only() 
     let slices = model.slices.get_mut(&changed).unwrap();
     let mut slice = Slice::clone(&slices["a"]);
     slice.endpoints[1].addr = [10, 250, 0, 1].into();
-    slices.insert("a".to_owned(), Arc::new(slice));
+    slices.insert("a", Arc::new(slice));
     let outcome = reconciler.reconcile(&model, &node(), now).unwrap();
     assert_eq!(
         outcome.operations, 4,
@@ -166,7 +168,7 @@ fn s63_one_changed_endpoint_among_a_thousand_services_writes_for_its_own_only() 
 #[test]
 fn s46_source_ranges_without_room_are_rejected_by_name_and_the_service_goes_on_as_it_was() {
     let mut reconciler = empty();
-    reconciler.dataplane.limit(1, 1);
+    reconciler.dataplane.limit(2, 1);
     let limited = |ranges: &[u8]| Sample {
         ranges: Some(ranges.iter().copied().collect()),
         ..sample(0, [1])

@@ -94,7 +94,7 @@ fn a_hostile_object_never_costs_the_others() {
         let list: Vec<Services> = serde_json::from_str(&list).unwrap();
         let mut fold = Fold::<Service>::default();
         list.into_iter()
-            .for_each(|service| fold.apply(Event::Apply(service)));
+            .for_each(|service| drop(fold.apply(Event::Apply(service))));
         assert!(names(&fold).contains(&"good"), "{hostile}");
     }
 }
@@ -126,7 +126,7 @@ where
     fold.apply::<F>(Event::Init);
     list.items
         .into_iter()
-        .for_each(|object| fold.apply(Event::InitApply(object)));
+        .for_each(|object| drop(fold.apply(Event::InitApply(object))));
     fold.apply::<F>(Event::InitDone);
     let rejections: Vec<_> = fold.rejections().map(ToString::to_string).collect();
     assert_eq!(rejections, [""; 0]);
@@ -144,9 +144,9 @@ where
         match line.kind.as_str() {
             "ADDED" | "MODIFIED" => fold.apply(Event::Apply(line.object)),
             "DELETED" => fold.apply(Event::Delete(line.object)),
-            "BOOKMARK" => {}
+            "BOOKMARK" => Vec::new(),
             kind => panic!("{kind}"),
-        }
+        };
         assert_eq!(fold.rejections().count(), 0);
     }
     fold
@@ -189,7 +189,7 @@ fn recorded_pages_make_one_list() {
         let list: List<Services> = serde_json::from_str(&recorded(file)).unwrap();
         list.items
             .into_iter()
-            .for_each(|object| fold.apply(Event::InitApply(object)));
+            .for_each(|object| drop(fold.apply(Event::InitApply(object))));
     }
     assert_eq!(fold.models().count(), 6);
     assert_eq!(fold.rejections().count(), 0);

@@ -190,10 +190,10 @@ async fn s7_a_service_has_the_ports_and_endpoints_of_all_its_slices() {
     api.server.list_all(&["a"]);
     api.server.list(SLICES, vec![slice("a"), other]);
     let snapshot = api.expect_services(&["a"]).await;
-    let (_, slices) = snapshot.model.slices.first_key_value().unwrap();
+    let (_, slices) = snapshot.model.slices.get_min().unwrap();
     let ports = slices
         .iter()
-        .map(|(name, slice)| (name.as_str(), slice.ports[0].port));
+        .map(|(name, slice)| (name, slice.ports[0].port));
     assert_eq!(
         ports.collect::<Vec<_>>(),
         [("other", 9090), ("slice", 8080)]
@@ -210,7 +210,7 @@ async fn s67_s68_both_families_come_through_however_they_are_written() {
     api.server.list_all(&["a"]);
     api.server.list(SERVICES, vec![dual]);
     let snapshot = api.expect_services(&["a"]).await;
-    let (_, service) = snapshot.model.services.first_key_value().unwrap();
+    let (_, service) = snapshot.model.services.get_min().unwrap();
     let text = |addrs: &[IpAddr]| addrs.iter().map(ToString::to_string).collect::<Vec<_>>();
     assert_eq!(text(&service.cluster_ips), ["10.96.0.7", "fd00:10:96::7"]);
     assert_eq!(text(&service.external_ips), ["192.0.2.1", "2001:db8::1"]);

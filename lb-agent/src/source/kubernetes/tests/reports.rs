@@ -60,10 +60,7 @@ async fn s57_the_node_has_an_event_that_we_start() {
 }
 
 fn rejection(cause: Cause) -> Rejection {
-    let name = ObjectName {
-        namespace: "prod".to_owned(),
-        name: "a".to_owned(),
-    };
+    let name = ObjectName::new("prod", "a");
     Rejection::of_service(&name, cause, "10.96.0.1:80/TCP is taken by prod/b")
 }
 

@@ -47,16 +47,18 @@ fn rejections(text: &str) -> Vec<String> {
 }
 
 fn name(name: &str) -> ObjectName {
-    ObjectName {
-        namespace: "default".to_owned(),
-        name: name.to_owned(),
-    }
+    ObjectName::new("default", name)
 }
 
 /// The endpoints of a Service: `slice port addr node flags`, a line each.
 fn endpoints(model: &Model, service: &str) -> Vec<String> {
     let mut lines = Vec::new();
-    for (slice_name, slice) in model.slices.get(&name(service)).into_iter().flatten() {
+    for (slice_name, slice) in model
+        .slices
+        .get(&name(service))
+        .into_iter()
+        .flat_map(|slices| slices.iter())
+    {
         let ports: Vec<_> = slice.ports.iter().map(|p| p.port.to_string()).collect();
         for endpoint in &slice.endpoints {
             let flags = [

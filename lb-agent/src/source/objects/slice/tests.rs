@@ -54,7 +54,7 @@ fn hints_are_read() {
     let endpoint = endpoint(
         "{addresses: [10.0.0.1], hints: {forZones: [{name: a}, {name: b}], forNodes: [{name: node1}]}}",
     );
-    let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    let set = |names: &[&str]| names.iter().copied().collect();
     assert_eq!(endpoint.for_zones, set(&["a", "b"]));
     assert_eq!(endpoint.for_nodes, set(&["node1"]));
 }

@@ -19,7 +19,7 @@ pub struct Difference {
 
 /// All properties in which `found` is not as `spec` asks for.
 #[must_use]
-pub(super) fn differences(spec: &MapSpec, found: &MapSpec) -> Vec<Difference> {
+pub(in crate::dataplane::bpf) fn differences(spec: &MapSpec, found: &MapSpec) -> Vec<Difference> {
     let MapSpec {
         name,
         kind,
@@ -59,7 +59,7 @@ impl fmt::Display for Difference {
 }
 
 /// One line for all of `differences`.
-pub(super) fn list(differences: &[Difference]) -> String {
+pub(in crate::dataplane::bpf) fn list(differences: &[Difference]) -> String {
     let lines: Vec<_> = differences.iter().map(Difference::to_string).collect();
     lines.join("; ")
 }

@@ -3,42 +3,54 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use crate::lab::{Agent, AgentSetup, Cluster, ClusterBuilder, Fabric, Node, Place, Pod, Server};
+use crate::tool::{Protocol, Reply, ServeOptions, Shape};
 use lb_agent::dataplane::bpf::pinned_frontends;
 use lb_common::counter::{Hook, Outcome};
 use lb_common::{Frontend, FrontendKey, protocol};
-use lb_tests::lab::{Agent, Cluster, ClusterBuilder, Place, Pod, Server};
-use lb_tests::tool::{Protocol, Reply};
 
 /// The Service's cluster addresses.
-pub(crate) const CLUSTER_IPS: [&str; 2] = ["10.96.0.17", "fd00:10:96::11"];
+pub const CLUSTER_IPS: [&str; 2] = ["10.96.0.17", "fd00:10:96::11"];
 /// Addresses of the Service that are on no node.
-pub(crate) const EXTERNAL_IPS: [&str; 2] = ["198.51.100.7", "2001:db8:aa::7"];
-pub(crate) const PORT: u16 = 8000;
-pub(crate) const NODE_PORT: u16 = 30366;
+pub const EXTERNAL_IPS: [&str; 2] = ["198.51.100.7", "2001:db8:aa::7"];
+/// The Service's port.
+pub const PORT: u16 = 8000;
+/// The same on nodes.
+pub const NODE_PORT: u16 = 30366;
 
 /// What a test asks for.
-pub(crate) struct Stage {
-    pub(crate) cluster: ClusterBuilder,
+pub struct Stage {
+    /// Where it happens.
+    pub cluster: ClusterBuilder,
     /// Node indexes of the backends `alpaca-1`, `alpaca-2`, …
-    pub(crate) backends: &'static [usize],
+    pub backends: &'static [usize],
     /// More flags for the agents.
-    pub(crate) flags: &'static [&'static str],
+    pub flags: &'static [&'static str],
 }
 
 /// Pods that serve, and an agent on every node.
-pub(crate) struct Scene {
+pub struct Scene {
     // Fields drop in this order.
-    pub(crate) agents: Vec<Agent>,
-    _servers: Vec<Server>,
-    pub(crate) backends: Vec<Pod>,
-    pub(crate) manifests: PathBuf,
-    pub(crate) cluster: Cluster,
+    /// One for each node.
+    pub agents: Vec<Agent>,
+    servers: Vec<Server>,
+    /// The Service's pods, those that it has left, too.
+    pub backends: Vec<Pod>,
+    /// What the agents read.
+    pub manifests: PathBuf,
+    /// The nodes.
+    pub cluster: Cluster,
 }
 
 impl Scene {
-    pub(crate) fn new(stage: Stage) -> Self {
+    /// Builds the cluster, and waits until every agent serves.
+    ///
+    /// # Panics
+    /// As all of these: when something fails.
+    #[must_use]
+    pub fn new(stage: Stage) -> Self {
         let cluster = stage.cluster.build().expect("a lab");
         let backends: Vec<Pod> = stage
             .backends
@@ -55,7 +67,7 @@ impl Scene {
         let manifests = cluster.dir().join("manifests.yaml");
         let mut scene = Self {
             agents: Vec::new(),
-            _servers: servers,
+            servers,
             backends,
             manifests,
             cluster,
@@ -63,6 +75,49 @@ impl Scene {
         scene.write_manifests(&(0..stage.backends.len()).collect::<Vec<_>>());
         scene.start_agents(stage.flags);
         scene
+    }
+
+    /// A scene of two nodes in which the first sends from `addresses` of its own, at `device`. The backend
+    /// is a pod of the second.
+    ///
+    /// # Panics
+    /// As [`new`](Self::new).
+    #[must_use]
+    pub fn sending_from(
+        fabric: Fabric,
+        flags: &'static [&'static str],
+        device: &str,
+        addresses: [&str; 2],
+    ) -> Self {
+        let scene = Self::new(Stage {
+            cluster: Cluster::builder().nodes(2).fabric(fabric),
+            backends: &[1],
+            flags,
+        });
+        let add = addresses.map(|addr| {
+            // Nobody is to send from it unasked: of IPv6's, the kernel takes the newest.
+            let len = if addr.contains(':') {
+                "128 nodad preferred_lft 0"
+            } else {
+                "32"
+            };
+            format!("address add dev {device} {addr}/{len}")
+        });
+        let netns = scene.cluster.node(0).netns();
+        netns.ip(&add).expect("addresses");
+        scene
+    }
+
+    /// Starts another pod on a node, one of no Service, and waits until it can dial them.
+    ///
+    /// # Panics
+    /// When it cannot be started, or is not served in time.
+    #[must_use]
+    pub fn pod(&self, name: &str, node: usize) -> Pod {
+        let pod = self.cluster.pod(name, node).expect("a pod");
+        let served = self.agents[node].wait_until_it_serves(&pod);
+        served.expect("programs at the pod's device");
+        pod
     }
 
     /// Writes a manifest of the Service and these of its backends; whole, or not at all.
@@ -77,7 +132,7 @@ impl Scene {
     }
 
     /// Makes these the Service's backends, on every node.
-    pub(crate) fn serve_by(&mut self, backends: &[usize]) {
+    pub fn serve_by(&mut self, backends: &[usize]) {
         let key = FrontendKey::new(vips()[0].into(), PORT, protocol::TCP);
         let before: Vec<Frontend> = self
             .agents
@@ -94,7 +149,58 @@ impl Scene {
         }
     }
 
-    pub(crate) fn start_agents(&mut self, flags: &[&str]) {
+    /// Ends the servers of all backends: their ports are closed, while the Service goes on.
+    pub fn stop_serving(&mut self) {
+        self.servers.clear();
+    }
+
+    /// Lets backends answer over UDP in another shape.
+    pub fn answer_in(&mut self, shape: Shape) {
+        self.stop_serving();
+        let serve = |pod: &Pod| {
+            let answers = shape;
+            pod.serve_with(ServeOptions {
+                answers,
+                ..ServeOptions::new(pod.name(), PORT)
+            })
+        };
+        let servers = self.backends.iter().map(serve);
+        self.servers = servers.collect::<Result<_, _>>().expect("servers");
+    }
+
+    /// Starts agents by other means than usual.
+    pub fn start_agents_by(&mut self, start: impl Fn(&Node, &[&str]) -> anyhow::Result<Agent>) {
+        let manifests = self.manifests.to_str().expect("a path in UTF-8").to_owned();
+        let flags = ["--manifests", &manifests];
+        let nodes = self.cluster.nodes().iter();
+        self.agents = nodes
+            .map(|node| start(node, &flags).expect("an agent"))
+            .collect();
+        for agent in &mut self.agents {
+            let said = agent.wait_until_it_says("in step with the source");
+            said.expect("maps in step");
+        }
+    }
+
+    /// Starts agents, of another build if there is a `binary`, and waits until they have written
+    /// `text` into their logs.
+    pub fn start_agents_until(&mut self, text: &str, flags: &[&str], binary: Option<&Path>) {
+        let manifests = self.manifests.to_str().expect("a path in UTF-8").to_owned();
+        let flags = [&["--manifests", &manifests], flags].concat();
+        let setup = AgentSetup {
+            binary,
+            ..AgentSetup::default()
+        };
+        let start = |node| Agent::start_as(node, &flags, &setup);
+        let nodes = self.cluster.nodes().iter();
+        self.agents = nodes.map(|node| start(node).expect("an agent")).collect();
+        for agent in &mut self.agents {
+            agent.wait_until_it_says(text).expect("it says so");
+        }
+    }
+
+    /// Starts an agent on each node, with these flags.
+    pub fn start_agents(&mut self, flags: &[&str]) {
         let manifests = self.manifests.to_str().expect("a path in UTF-8").to_owned();
         let flags = [&["--manifests", &manifests], flags].concat();
         self.agents = self
@@ -116,29 +222,35 @@ impl Scene {
     }
 
     /// The Service's cluster addresses with its port.
-    pub(crate) fn cluster_ips() -> [SocketAddr; 2] {
+    #[must_use]
+    pub fn cluster_ips() -> [SocketAddr; 2] {
         CLUSTER_IPS.map(|ip| SocketAddr::new(ip.parse().expect("an address"), PORT))
     }
 
     /// The Service's external addresses with its port.
-    pub(crate) fn external_ips() -> [SocketAddr; 2] {
+    #[must_use]
+    pub fn external_ips() -> [SocketAddr; 2] {
         EXTERNAL_IPS.map(|ip| SocketAddr::new(ip.parse().expect("an address"), PORT))
     }
 
     /// What the agent of a node has counted.
-    pub(crate) fn count(&self, node: usize, hook: Hook, outcome: Outcome) -> u64 {
+    #[must_use]
+    pub fn count(&self, node: usize, hook: Hook, outcome: Outcome) -> u64 {
         self.agents[node].counter(hook, outcome).expect("counters")
     }
 
     /// The Service's port on a node, over both families.
-    pub(crate) fn node_ports(&self, node: usize) -> [SocketAddr; 2] {
+    #[must_use]
+    pub fn node_ports(&self, node: usize) -> [SocketAddr; 2] {
         self.cluster
             .node(node)
             .addresses()
             .map(|addr| SocketAddr::new(addr, NODE_PORT))
     }
 
-    pub(crate) fn names(&self) -> BTreeSet<String> {
+    /// The names of the Service's pods.
+    #[must_use]
+    pub fn names(&self) -> BTreeSet<String> {
         self.backends.iter().map(|p| p.name().to_owned()).collect()
     }
 }
@@ -188,7 +300,7 @@ status:
 
 /// [`reach_all`] over both protocols, for every address of `to`.
 #[track_caller]
-pub(crate) fn reach_all_ways(
+pub fn reach_all_ways(
     from: &impl Place,
     to: impl IntoIterator<Item = SocketAddr>,
     wanted: &BTreeSet<String>,
@@ -204,7 +316,7 @@ pub(crate) fn reach_all_ways(
 /// Requests from `from` until every one of `wanted` has answered. Every reply must pass `check`;
 /// nobody else may answer, and nothing may fail.
 #[track_caller]
-pub(crate) fn reach_all(
+pub fn reach_all(
     from: &impl Place,
     protocol: Protocol,
     to: SocketAddr,

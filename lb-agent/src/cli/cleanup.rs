@@ -1,0 +1,91 @@
+//! `lb-agent cleanup`.
+
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+};
+
+use clap::Args;
+
+use crate::{
+    dataplane::bpf::{self, Leavings},
+    kube_proxy,
+};
+
+/// Flags of `lb-agent cleanup`.
+#[derive(Args, Debug)]
+pub struct CleanupArgs {
+    /// Directory of the pinned maps and programs.
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/lb")]
+    pin_dir: PathBuf,
+
+    /// Remove kube-proxy's rules instead: those of iptables and of nftables. Connections that they
+    /// have translated go on.
+    #[arg(long)]
+    kube_proxy: bool,
+
+    /// Only say what there is.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Why not all is removed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Pins are not removed.
+    #[error("remove what is pinned")]
+    Pins(#[from] bpf::Error),
+    /// Rules of kube-proxy are not removed.
+    #[error("remove the rules of kube-proxy")]
+    KubeProxy(#[from] kube_proxy::Error),
+    /// Nobody listens.
+    #[error("write what was done")]
+    Write(#[from] io::Error),
+}
+
+impl CleanupArgs {
+    /// Removes, and says what.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`].
+    pub fn run(&self, out: &mut impl Write) -> Result<(), Error> {
+        let done = if self.dry_run { "found" } else { "removed" };
+        if self.kube_proxy {
+            let rules = if self.dry_run {
+                kube_proxy::find()?
+            } else {
+                kube_proxy::remove()?
+            };
+            let said = match rules.is_empty() {
+                true => "kube-proxy has left no rules".to_owned(),
+                false => format!("{done} {rules}"),
+            };
+            return Ok(writeln!(out, "{said}")?);
+        }
+        let leavings = if self.dry_run {
+            bpf::leavings(&self.pin_dir)?
+        } else {
+            bpf::cleanup(&self.pin_dir)?
+        };
+        let Leavings {
+            links,
+            maps,
+            others,
+            ..
+        } = &leavings;
+        for pin in links.iter().chain(maps) {
+            writeln!(out, "{done} {}", pin.display())?;
+        }
+        for other in others {
+            writeln!(out, "not ours: {}", other.display())?;
+        }
+        let (links, maps) = (links.len(), maps.len());
+        let dir = self.pin_dir.display();
+        writeln!(
+            out,
+            "{done} {links} attached programs and {maps} maps below {dir}"
+        )?;
+        Ok(())
+    }
+}

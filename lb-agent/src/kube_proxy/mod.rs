@@ -1,0 +1,201 @@
+//! kube-proxy's rules: whether there are any, and how they are removed.
+//!
+//! They do no harm beside us: what we have translated does not meet them. But what we leave alone
+//! does, for one a Service of another proxy, and they go on saying what was true when kube-proxy
+//! ended.
+
+mod nftables;
+mod undo;
+
+use std::{
+    collections::BTreeSet,
+    fmt, fs,
+    io::{self, Write as _},
+    process::{Command, Stdio},
+};
+
+/// The chain that kube-proxy's iptables mode is entered by.
+const SERVICES: &str = "KUBE-SERVICES";
+/// The table of its nftables mode.
+const TABLE: &str = "kube-proxy";
+
+/// Two generations of iptables, and two families: whichever are installed.
+const IPTABLES: [&str; 4] = [
+    "iptables-nft",
+    "ip6tables-nft",
+    "iptables-legacy",
+    "ip6tables-legacy",
+];
+/// Those that the kernel does not tell of by netlink, and where it says whether they are in use.
+const LEGACY: [(&str, &str); 2] = [
+    ("iptables-legacy", "/proc/net/ip_tables_names"),
+    ("ip6tables-legacy", "/proc/net/ip6_tables_names"),
+];
+
+/// Where there are rules of kube-proxy.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// Families that have its table of nftables: `ip`, `ip6`.
+    tables: BTreeSet<&'static str>,
+    /// Tables of iptables that have its chains, by how they are called.
+    chains: BTreeSet<String>,
+}
+
+/// Why rules cannot be found or removed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The kernel does not list its rules.
+    #[error("ask the kernel for its rules (nfnetlink)")]
+    Ask(#[source] io::Error),
+    /// A program is missing, or fails.
+    #[error("run {program}")]
+    Run {
+        /// Its name.
+        program: String,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// A program does not take what it is told.
+    #[error("{program}: {said}")]
+    Refused {
+        /// Its name.
+        program: String,
+        /// What it said.
+        said: String,
+    },
+    /// Rules are left whose program is not installed.
+    #[error(
+        "{0} cannot be removed from here: run this where iptables and nft are installed, or `kube-proxy --cleanup` on the node"
+    )]
+    Left(Rules),
+}
+
+impl Rules {
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.tables.is_empty() && self.chains.is_empty()
+    }
+}
+
+impl fmt::Display for Rules {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let tables = self
+            .tables
+            .iter()
+            .map(|family| format!("the table {TABLE} of {family}"));
+        let chains = self
+            .chains
+            .iter()
+            .map(|of| format!("the chains KUBE-* of {of}"));
+        let all: Vec<String> = tables.chain(chains).collect();
+        write!(f, "kube-proxy's rules ({})", all.join(", "))
+    }
+}
+
+/// Looks for rules in this network namespace.
+///
+/// # Errors
+///
+/// [`Error::Ask`]. Old iptables are looked for only where their programs are installed.
+pub fn find() -> Result<Rules, Error> {
+    let mut rules = Rules::default();
+    for chain in nftables::chains().map_err(Error::Ask)? {
+        let family = chain.family;
+        if chain.table == TABLE {
+            rules.tables.insert(family);
+        } else if chain.name == SERVICES {
+            rules
+                .chains
+                .insert(format!("{family} {} (nft)", chain.table));
+        }
+    }
+    for (program, names) in LEGACY {
+        let in_use = fs::read_to_string(names).is_ok_and(|names| !names.is_empty());
+        if in_use && save(program)?.is_some_and(|saved| saved.contains(SERVICES)) {
+            rules.chains.insert(program.to_owned());
+        }
+    }
+    Ok(rules)
+}
+
+/// Removes what [`find`] finds, with the programs that are installed. Connections that these rules
+/// have translated stay translated: conntrack remembers them.
+///
+/// # Errors
+///
+/// [`Error::Left`] if something is still there afterwards.
+pub fn remove() -> Result<Rules, Error> {
+    let found = find()?;
+    for family in &found.tables {
+        run("nft", &["delete", "table", family, TABLE], "")?;
+    }
+    if !found.chains.is_empty() {
+        for program in IPTABLES {
+            let Some(saved) = save(program)? else {
+                continue;
+            };
+            let undo = undo::undo(&saved);
+            if !undo.is_empty() {
+                run(&format!("{program}-restore"), &["--noflush"], &undo)?;
+            }
+        }
+    }
+    let left = find()?;
+    if left.is_empty() {
+        Ok(found)
+    } else {
+        Err(Error::Left(left))
+    }
+}
+
+/// All rules of a program, as it saves them; none if it is not installed.
+fn save(program: &str) -> Result<Option<String>, Error> {
+    match run(&format!("{program}-save"), &[], "") {
+        Err(Error::Run { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+        saved => saved.map(Some),
+    }
+}
+
+/// Runs a program on an input, and returns what it says.
+fn run(program: &str, arguments: &[&str], input: &str) -> Result<String, Error> {
+    let failed = |source| Error::Run {
+        program: program.to_owned(),
+        source,
+    };
+    let mut command = Command::new(program);
+    let command = command.args(arguments).stdin(Stdio::piped());
+    let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().map_err(failed)?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // Who does not read all of it says why in its output.
+        let _unread = stdin.write_all(input.as_bytes());
+    }
+    let output = child.wait_with_output().map_err(failed)?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    Err(Error::Refused {
+        program: program.to_owned(),
+        said: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_are_told_by_where_they_are() {
+        let rules = Rules {
+            tables: ["ip"].into(),
+            chains: ["ip nat (nft)".to_owned()].into(),
+        };
+        assert_eq!(
+            rules.to_string(),
+            "kube-proxy's rules (the table kube-proxy of ip, the chains KUBE-* of ip nat (nft))"
+        );
+        assert!(!rules.is_empty() && Rules::default().is_empty());
+    }
+}

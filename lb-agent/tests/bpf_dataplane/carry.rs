@@ -1,0 +1,457 @@
+//! What earlier programs hold is carried over into maps of other capacities, or of another layout.
+
+use std::{fs, path::Path, process::Command};
+
+use aya::{
+    maps::{HashMap, Map, MapData},
+    programs::TcAttachType,
+};
+use bytemuck::Zeroable as _;
+use lb_agent::{
+    dataplane::{
+        Dataplane as _, Element, Observation,
+        bpf::{BpfDataplane, Error, Step},
+    },
+    interfaces::State,
+};
+use lb_common::{
+    Addr, BackendRef, Flow, FlowKey, Role, Slot,
+    maps::{
+        BACKENDS, FLOWS, FRONTENDS, LAB_LAYOUT_VERSION, LAYOUT_VERSION, OPENING, SLOTS,
+        SOURCE_RANGES, VIPS,
+    },
+};
+
+use super::{
+    PinDir,
+    devices::{NOTHING, has_xdp, in_namespace, ip, state, sync, tcx},
+    maps::{addr, backend, frontend, interface, key, nets, range, vip},
+    soon,
+    sweep::{self, numbers, records},
+};
+
+const STEPS: [Step; 7] = [
+    Step::Loaded,
+    Step::Filled,
+    Step::SocketsAttached,
+    Step::Attached,
+    Step::CaughtUp,
+    Step::SetAside,
+    Step::Placed,
+];
+
+/// The capacities of these maps are other ones.
+fn sized(
+    pins: &PinDir,
+    sizes: &[(&str, u32)],
+    stop_after: Option<Step>,
+) -> Result<BpfDataplane, Error> {
+    pins.open_with(|options| {
+        for (name, size) in sizes {
+            let mut maps = options.maps.iter_mut();
+            maps.find(|spec| spec.name == *name).unwrap().max_entries = *size;
+        }
+        options.stop_after = stop_after;
+    })
+}
+
+const SLOT: Slot = Slot {
+    current: BackendRef { bits: 0x501 },
+    previous: BackendRef { bits: 0x401 },
+};
+
+/// Something in every map that the agent writes.
+fn fill(dataplane: &mut BpfDataplane) {
+    let elements = [
+        Element::Frontend(key(1), frontend(7)),
+        Element::Frontend(key(2), frontend(8)),
+        Element::Backend(0, backend(1)),
+        Element::Backend(100, backend(2)),
+        Element::Interface(7, interface()),
+        Element::Vip(addr(1), vip()),
+        Element::SourceRange(range(1)),
+        Element::ServiceNets(nets().into()),
+    ];
+    for element in &elements {
+        dataplane.put(element).unwrap();
+    }
+    dataplane.write_slots(2000, &[SLOT; 3]).unwrap();
+}
+
+/// What the maps hold, apart from their sizes.
+fn held(dataplane: &BpfDataplane) -> (Observation, Vec<Slot>) {
+    let observed = Observation {
+        frontends_max: 0,
+        backends_max: 0,
+        vips_max: 0,
+        source_ranges_max: 0,
+        ..dataplane.observe().unwrap()
+    };
+    (observed, dataplane.slots()[1998..2005].to_vec())
+}
+
+/// Records of connections, some of them confirmed.
+fn put_flows(pins: &PinDir) {
+    for number in 1..=20 {
+        sweep::put(&mut records(pins, FLOWS), number, [5, 9]);
+        sweep::put(&mut records(pins, OPENING), number + 100, [6, 9]);
+    }
+}
+
+#[track_caller]
+fn assert_flows(pins: &PinDir) {
+    assert_eq!(numbers(&records(pins, FLOWS)), Vec::from_iter(1..=20));
+    assert_eq!(numbers(&records(pins, OPENING)), Vec::from_iter(101..=120));
+}
+
+fn entries(pins: &PinDir) -> Vec<String> {
+    let entries = fs::read_dir(&pins.0).unwrap();
+    entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect()
+}
+
+#[track_caller]
+fn assert_tidy(pins: &PinDir) {
+    assert_eq!(entries(pins), [format!("v{LAYOUT_VERSION}")]);
+}
+
+const LARGER: [(&str, u32); 7] = [
+    (FRONTENDS, 128),
+    (BACKENDS, 512),
+    (SLOTS, 8192),
+    (FLOWS, 4096),
+    (OPENING, 2048),
+    (VIPS, 2048),
+    (SOURCE_RANGES, 2048),
+];
+
+#[test]
+fn maps_grow_and_shrink_with_all_that_they_hold() {
+    let pins = PinDir::new();
+    let mut dataplane = pins.open();
+    fill(&mut dataplane);
+    put_flows(&pins);
+    let before = held(&dataplane);
+    drop(dataplane);
+    let dataplane = sized(&pins, &LARGER, None).unwrap();
+    assert_eq!(held(&dataplane), before);
+    let observed = dataplane.observe().unwrap();
+    assert_eq!((observed.frontends_max, observed.backends_max), (128, 512));
+    assert_eq!(dataplane.slots().len(), 8192);
+    assert_eq!(dataplane.kept(), []);
+    assert_flows(&pins);
+    assert_tidy(&pins);
+    drop(dataplane);
+    let dataplane = pins.open();
+    assert_eq!(held(&dataplane), before);
+    assert_eq!(dataplane.slots().len(), 4096);
+    assert_flows(&pins);
+    assert_tidy(&pins);
+}
+
+#[test]
+fn a_map_that_has_too_much_for_a_smaller_one_keeps_its_capacity() {
+    let pins = PinDir::new();
+    let mut dataplane = pins.open();
+    fill(&mut dataplane);
+    put_flows(&pins);
+    let before = held(&dataplane);
+    drop(dataplane);
+    let sizes = [(BACKENDS, 100), (FLOWS, 19), (OPENING, 20), (SLOTS, 2002)];
+    let dataplane = sized(&pins, &sizes, None).unwrap();
+    let kept: Vec<String> = dataplane.kept().iter().map(ToString::to_string).collect();
+    let expected = [
+        "SLOTS keeps its capacity of 4096: 2003 are taken, and 2002 are wanted",
+        "BACKENDS keeps its capacity of 256: 101 are taken, and 100 are wanted",
+        "FLOWS keeps its capacity of 1024: 20 are taken, and 19 are wanted",
+    ];
+    assert_eq!(kept, expected);
+    assert_eq!(held(&dataplane), before);
+    assert_flows(&pins);
+}
+
+/// Devices with all programs, and their state.
+fn devices() -> State {
+    ip("link add wan type veth peer name pod");
+    ip("link add over type vxlan id 7 dstport 4789");
+    state(&[
+        ("wan", Role::Uplink),
+        ("pod", Role::Pod),
+        ("over", Role::Tunnel),
+    ])
+}
+
+/// Ids of the programs of all hooks; each hook has one.
+fn programs() -> Vec<u32> {
+    use TcAttachType::{Egress, Ingress};
+    let hooks = [
+        ("pod", Ingress),
+        ("pod", Egress),
+        ("wan", Ingress),
+        ("wan", Egress),
+        ("over", Ingress),
+    ];
+    hooks
+        .into_iter()
+        .flat_map(|(device, hook)| tcx(device, hook))
+        .collect()
+}
+
+#[test]
+fn every_hook_has_a_program_all_the_time_and_one_in_the_end() {
+    in_namespace(|| {
+        let pins = PinDir::new();
+        let all = devices();
+        let mut dataplane = pins.open();
+        let _attached = sync(&mut dataplane, &all);
+        let xdp = pins.link(&link_of_xdp(&pins)).link;
+        let before = programs();
+        drop(dataplane);
+
+        let stopped = sized(&pins, &LARGER, Some(Step::CaughtUp)).err().unwrap();
+        assert!(
+            matches!(stopped, Error::Stopped(Step::CaughtUp)),
+            "{stopped}"
+        );
+        assert_eq!(programs().len(), 10, "the new ones are before the old ones");
+        for old in &before {
+            assert!(programs().contains(old));
+        }
+
+        let mut dataplane = sized(&pins, &LARGER, None).unwrap();
+        soon("the old programs have gone", || programs().len() == 5);
+        let after = programs();
+        assert!(before.iter().all(|old| !after.contains(old)));
+        let [attached, _, removed] = sync(&mut dataplane, &all);
+        assert!(attached.is_empty() && removed.is_empty());
+        assert_eq!(pins.link(&link_of_xdp(&pins)).link, xdp, "the same link");
+        assert!(has_xdp("wan", "xdp"));
+        assert_tidy(&pins);
+    });
+}
+
+fn link_of_xdp(pins: &PinDir) -> String {
+    let names = fs::read_dir(pins.links()).unwrap();
+    let mut names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.find(|name| name.contains("xdp")).unwrap()
+}
+
+#[test]
+fn killed_at_any_step_the_next_start_goes_on() {
+    in_namespace(|| {
+        let all = devices();
+        for step in STEPS {
+            let pins = PinDir::new();
+            let mut dataplane = pins.open();
+            fill(&mut dataplane);
+            put_flows(&pins);
+            let before = held(&dataplane);
+            let _attached = sync(&mut dataplane, &all);
+            drop(dataplane);
+            let stopped = sized(&pins, &LARGER, Some(step)).err().unwrap();
+            assert!(
+                matches!(stopped, Error::Stopped(at) if at == step),
+                "{stopped}"
+            );
+            assert!(programs().len() >= 5, "{step:?}");
+
+            // With yet other sizes: what was begun is finished first.
+            let mut dataplane = sized(&pins, &[(FLOWS, 2000)], None).unwrap();
+            assert_eq!(held(&dataplane), before, "{step:?}");
+            assert_flows(&pins);
+            assert_tidy(&pins);
+            soon("the old programs have gone", || programs().len() == 5);
+            let [attached, _, removed] = sync(&mut dataplane, &all);
+            assert!(attached.is_empty() && removed.is_empty(), "{step:?}");
+            drop((dataplane, pins));
+            soon("nothing is attached", || {
+                programs().is_empty() && !has_xdp("wan", "xdp")
+            });
+        }
+    });
+}
+
+/// What is recorded in new maps while a process is dead stays.
+#[test]
+fn records_that_new_programs_have_made_survive_a_kill() {
+    in_namespace(|| {
+        let pins = PinDir::new();
+        let all = devices();
+        let mut dataplane = pins.open();
+        put_flows(&pins);
+        let _attached = sync(&mut dataplane, &all);
+        drop(dataplane);
+        let _stopped = sized(&pins, &LARGER, Some(Step::Attached)).err().unwrap();
+        let path = pins.0.join(format!("v{LAYOUT_VERSION}-next/maps/{FLOWS}"));
+        sweep::put(&mut sweep::records_at(path), 77, [5, 9]);
+        sweep::put(&mut records(&pins, FLOWS), 78, [5, 9]);
+        let _dataplane = sized(&pins, &LARGER, None).unwrap();
+        let expected: Vec<u16> = (1..=20).chain([77, 78]).collect();
+        assert_eq!(numbers(&records(&pins, FLOWS)), expected);
+    });
+}
+
+/// A connection of this client port; both ends have closed it, or neither.
+fn of_client(port: u8, seen_tick: u64, is_closed: bool) -> Flow {
+    const FINS: u8 = 1 | 2;
+    Flow {
+        client: addr(port),
+        client_port: port.into(),
+        snat: addr(9),
+        seen_tick,
+        ends: u8::from(is_closed) * FINS,
+        ..Flow::zeroed()
+    }
+}
+
+/// Whose connection the new programs take a packet for, by the number of its key: none's if its port
+/// is only reserved.
+fn owners(records: &sweep::Records) -> Vec<(u16, u16)> {
+    let owner = |n| sweep::flow_of(records, sweep::key_of_snat(n)).map(|flow| (n, flow));
+    let flows = (1..9).filter_map(owner);
+    let port = |flow: Flow| match flow.client == Addr::UNSPECIFIED {
+        true => 0,
+        false => flow.client_port,
+    };
+    flows.map(|(n, flow)| (n, port(flow))).collect()
+}
+
+/// The port of a connection that has been closed is another one's at once, which old programs note
+/// in old maps: it would end where new ones still had the record of the first.
+#[test]
+fn connections_take_the_ports_of_closed_ones_while_maps_are_carried_over() {
+    in_namespace(|| {
+        let pins = PinDir::new();
+        let all = devices();
+        let next = |name: &str| {
+            let path = pins.0.join(format!("v{LAYOUT_VERSION}-next/maps/{name}"));
+            sweep::records_at(path)
+        };
+        let mut dataplane = pins.open();
+        let _attached = sync(&mut dataplane, &all);
+        drop(dataplane);
+        let (mut flows, mut opening) = (records(&pins, FLOWS), records(&pins, OPENING));
+        let key = sweep::key_of_snat;
+        for number in 1..=3 {
+            sweep::put_at(&mut flows, key(number), of_client(1, 5, true));
+        }
+        for number in 4..=6 {
+            sweep::put_at(&mut flows, key(number), of_client(1, 5, false));
+        }
+        let _stopped = sized(&pins, &LARGER, Some(Step::Attached)).err().unwrap();
+        let reserved = [(4, 0), (5, 0), (6, 0)];
+        assert_eq!(owners(&next(FLOWS)), reserved, "those that go on");
+
+        // Another client has the second one's port in the old maps, the third one's in the new ones. The
+        // fourth one's has been closed and begun anew by another one; the fifth one is confirmed; the
+        // sixth one is forgotten.
+        sweep::remove(&mut flows, key(2));
+        sweep::put_at(&mut opening, key(2), of_client(2, 6, false));
+        sweep::put_at(&mut next(OPENING), key(3), of_client(2, 6, false));
+        sweep::remove(&mut flows, key(4));
+        sweep::put_at(&mut opening, key(4), of_client(2, 6, false));
+        sweep::put_at(&mut opening, key(5), of_client(1, 4, false));
+        sweep::remove(&mut flows, key(6));
+        let _dataplane = sized(&pins, &LARGER, None).unwrap();
+        assert_eq!(owners(&records(&pins, FLOWS)), [(1, 1), (5, 1)]);
+        assert_eq!(owners(&records(&pins, OPENING)), [(2, 2), (3, 2), (4, 2)]);
+    });
+}
+
+/// A record of the lab's layout: eight bytes, and one of ours.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct Longer([u8; size_of::<Flow>() + 8]);
+
+// SAFETY: an array of bytes has no padding and no invalid bit patterns.
+unsafe impl aya::Pod for Longer {}
+
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct Key([u8; size_of::<FlowKey>()]);
+
+// SAFETY: an array of bytes has no padding and no invalid bit patterns.
+unsafe impl aya::Pod for Key {}
+
+fn create(path: &Path, name: &str, kind: &str) -> HashMap<MapData, Key, Longer> {
+    let (key, value) = (size_of::<Key>(), size_of::<Longer>());
+    let sizes = format!("type {kind} key {key} value {value} entries 1024 name {name}");
+    let mut command = Command::new("bpftool");
+    let command = command.args(["map", "create"]).arg(path);
+    let status = command.args(sizes.split(' ')).status().unwrap();
+    assert!(status.success(), "{kind}");
+    let map = Map::from_map_data(MapData::from_pin(path).unwrap()).unwrap();
+    map.try_into().unwrap()
+}
+
+/// Makes the pins those of the lab's layout.
+fn become_another_layout(pins: &PinDir) {
+    let ours = pins.0.join(format!("v{LAYOUT_VERSION}"));
+    for (name, kind, first) in [(FLOWS, "hash", 1), (OPENING, "lru_hash", 101)] {
+        let path = ours.join("maps").join(name);
+        fs::remove_file(&path).unwrap();
+        let mut map = create(&path, name, kind);
+        for number in first..first + 20 {
+            let mut flow = Flow::zeroed();
+            flow.seen_tick = u64::from(number);
+            let mut value = [0xff; size_of::<Flow>() + 8];
+            value[8..].copy_from_slice(bytemuck::bytes_of(&flow));
+            let key = bytemuck::cast(sweep::key(number));
+            map.insert(Key(key), Longer(value), 0).unwrap();
+        }
+    }
+    fs::rename(ours, pins.0.join(format!("v{LAB_LAYOUT_VERSION}"))).unwrap();
+}
+
+#[test]
+fn maps_of_another_layout_are_taken_over_with_their_links() {
+    in_namespace(|| {
+        let pins = PinDir::new();
+        let all = devices();
+        let mut dataplane = pins.open();
+        fill(&mut dataplane);
+        let before = held(&dataplane);
+        let _attached = sync(&mut dataplane, &all);
+        drop(dataplane);
+        become_another_layout(&pins);
+
+        let mut dataplane = pins.open();
+        assert_eq!(held(&dataplane), before);
+        assert_flows(&pins);
+        let flows = records(&pins, FLOWS);
+        let flow = sweep::flow(&flows, 7);
+        assert_eq!(flow.seen_tick, 7, "the record itself");
+        assert_tidy(&pins);
+        soon("the old programs have gone", || programs().len() == 5);
+        assert_eq!(sync(&mut dataplane, &all), NOTHING);
+    });
+}
+
+#[test]
+fn maps_of_an_unknown_layout_are_left_alone_unless_told_otherwise() {
+    let pins = PinDir::new();
+    drop(pins.open());
+    let unknown = pins.0.join("v4294967295");
+    fs::rename(pins.0.join(format!("v{LAYOUT_VERSION}")), &unknown).unwrap();
+    let error = pins.open_with(|_| {}).err().unwrap();
+    assert!(
+        matches!(
+            error,
+            Error::UnknownLayout {
+                version: u32::MAX,
+                ..
+            }
+        ),
+        "{error}"
+    );
+    assert!(
+        error.to_string().contains("--discard-unknown-layouts"),
+        "{error}"
+    );
+    assert!(unknown.exists());
+
+    let dataplane = pins.open_with(|options| options.discards_unknown_layouts = true);
+    assert_eq!(dataplane.unwrap().observe().unwrap().frontends.len(), 0);
+    assert_tidy(&pins);
+}

@@ -1,0 +1,69 @@
+//! What an agent has in the kernel, asked of the kernel: nothing that is counted elsewhere can hide here.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use aya::maps::MapInfo;
+use aya::programs::{loaded_links, loaded_programs};
+
+/// All that belongs to the pins of one agent, whoever holds it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Inventory {
+    /// Programs that use one of the pinned maps.
+    pub programs: usize,
+    /// Links that run such a program.
+    pub links: usize,
+    /// Maps that are pinned, or that such a program uses.
+    pub maps: usize,
+    /// Pins.
+    pub pins: usize,
+}
+
+impl Inventory {
+    /// Counts what belongs to the maps that are pinned below `pin_dir`, of whatever layout.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub fn of(pin_dir: &Path) -> Result<Self> {
+        let (mut maps, mut pins) = (BTreeSet::new(), 0);
+        let layouts =
+            fs::read_dir(pin_dir).with_context(|| format!("list {}", pin_dir.display()))?;
+        for layout in layouts {
+            let layout = layout?.path();
+            for pin in fs::read_dir(layout.join("maps"))? {
+                maps.insert(MapInfo::from_pin(pin?.path())?.id());
+                pins += 1;
+            }
+            pins += fs::read_dir(layout.join("links"))?.count();
+        }
+        let (mut programs, mut used) = (BTreeSet::new(), maps.clone());
+        // What goes while it is listed is gone.
+        for program in loaded_programs().flatten() {
+            let ids = program.map_ids().ok().flatten().unwrap_or_default();
+            if ids.iter().any(|id| maps.contains(id)) {
+                programs.insert(program.id());
+                used.extend(ids);
+            }
+        }
+        let links = loaded_links().flatten();
+        let links = links.filter(|link| programs.contains(&link.program_id()));
+        Ok(Self {
+            programs: programs.len(),
+            links: links.count(),
+            maps: used.len(),
+            pins,
+        })
+    }
+}
+
+/// How many files a process has open.
+///
+/// # Errors
+/// When there is no such process.
+pub fn open_files(process: u32) -> Result<usize> {
+    let directory = format!("/proc/{process}/fd");
+    let files = fs::read_dir(&directory).with_context(|| format!("list {directory}"))?;
+    Ok(files.count())
+}

@@ -1,0 +1,32 @@
+//! A bench on which earlier programs run behind these.
+
+use lb_common::ServiceNets;
+
+use super::Bench;
+
+impl Bench {
+    /// Makes every record say no more than that its port is taken, as while connections are carried over.
+    ///
+    /// # Panics
+    ///
+    /// If the map cannot be changed.
+    pub fn reserve_ports(&mut self) {
+        for (key, mut flow) in self.flows() {
+            flow.reserve();
+            let put = self.store.put_flow(&key, &flow);
+            put.expect("change a record");
+        }
+    }
+
+    /// Lets `test` meet the programs as long as earlier ones run behind them.
+    ///
+    /// # Panics
+    ///
+    /// If the map cannot be changed.
+    pub fn before_others(&mut self, test: impl FnOnce(&mut Self)) {
+        let swap = |bench: &mut Self, nets| bench.store.swap_service_nets(nets);
+        let nets = swap(self, &ServiceNets::PREDECESSORS).expect("change the networks");
+        test(self);
+        swap(self, &nets).expect("restore the networks");
+    }
+}

@@ -1,0 +1,188 @@
+//! Two processors meet packets of one connection at once.
+
+use std::{
+    hint,
+    net::SocketAddr,
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
+};
+
+use lb_tests::programs::{
+    Bench, Case, FLOWS_MAX, Frame, Kernel, Packet, Pod, Program, Service, Verdict, each_case,
+};
+
+/// Connections of each kind: so many that all ways in which two programs overlap occur.
+const CONNECTIONS: u16 = 2048;
+/// Connections that there are at one time: fewer than there is room for.
+const AT_ONCE: u16 = 128;
+const _: () = assert!(CONNECTIONS.is_multiple_of(AT_ONCE) && (AT_ONCE as u32) < FLOWS_MAX);
+/// By how much one of the packets comes later: up to these turns of a loop.
+const DELAYS: u16 = 64;
+
+/// Where a connection is dialled, and what meets its packets.
+#[derive(Clone, Copy, Debug)]
+struct Walk {
+    /// Meets what the client sends.
+    there: Program,
+    /// Meets what the backend sends.
+    back: Program,
+    passes: Verdict,
+}
+
+/// From outside to another node, and from a pod to another.
+const WALKS: [Walk; 2] = [
+    Walk {
+        there: Program::Xdp,
+        back: Program::Xdp,
+        passes: Verdict::Out,
+    },
+    Walk {
+        there: Program::PodIngress,
+        back: Program::PodEgress,
+        passes: Verdict::Next,
+    },
+];
+
+/// One of many connections.
+#[derive(Clone, Copy, Debug)]
+struct Connection {
+    walk: Walk,
+    case: Case,
+    client: SocketAddr,
+    frontend: SocketAddr,
+}
+
+impl Connection {
+    fn new(walk: Walk, case: Case, number: u16) -> Self {
+        let port = 2000 + number;
+        let (client, frontend) = match walk.there {
+            Program::PodIngress => (case.pod_client(port), case.vip(1)),
+            _ => (case.client(port), case.node_port(1)),
+        };
+        Self {
+            walk,
+            case,
+            client,
+            frontend,
+        }
+    }
+
+    /// The ends that the backend sees.
+    #[track_caller]
+    fn opens(self, kernel: &mut Kernel) -> [SocketAddr; 2] {
+        let packet = self.case.opening(self.client, self.frontend);
+        self.run(kernel, self.walk.there, &packet)
+    }
+
+    /// The ends that the backend sees.
+    #[track_caller]
+    fn goes_on(self, kernel: &mut Kernel) -> [SocketAddr; 2] {
+        let packet = self.case.following(self.client, self.frontend);
+        self.run(kernel, self.walk.there, &packet)
+    }
+
+    /// The ends that the client sees.
+    #[track_caller]
+    fn is_answered(self, kernel: &mut Kernel, way: [SocketAddr; 2]) -> [SocketAddr; 2] {
+        let packet = self.case.answer(way[1], way[0]);
+        let ends = self.run(kernel, self.walk.back, &packet);
+        assert_eq!(ends, [self.frontend, self.client]);
+        ends
+    }
+
+    #[track_caller]
+    fn run(self, kernel: &mut Kernel, program: Program, packet: &Packet) -> [SocketAddr; 2] {
+        let bytes = packet.bytes();
+        let verdict = kernel.run(program, Frame::of(&bytes)).expect("a run");
+        assert_eq!(verdict, self.walk.passes, "{program:?} on {packet:?}");
+        kernel.ends()
+    }
+}
+
+/// Runs both at the same time, each these turns of a loop later.
+fn at_once<T: Send>(
+    delays: [u16; 2],
+    one: impl FnOnce() -> T + Send,
+    other: impl FnOnce() -> T,
+) -> [T; 2] {
+    let ready = AtomicUsize::new(0);
+    let meet = |delay| {
+        ready.fetch_add(1, Ordering::AcqRel);
+        while ready.load(Ordering::Acquire) < 2 {
+            hint::spin_loop();
+        }
+        for _ in 0..delay {
+            hint::spin_loop();
+        }
+    };
+    thread::scope(|scope| {
+        let one = scope.spawn(|| {
+            meet(delays[0]);
+            one()
+        });
+        meet(delays[1]);
+        let other = other();
+        [one.join().expect("the other processor"), other]
+    })
+}
+
+/// Lets connections of every kind meet with what `meeting` does to them.
+fn each_connection(meeting: impl Fn(&mut [Kernel; 2], Connection, [u16; 2]) + Sync) {
+    each_case(|bench, case| {
+        for walk in WALKS {
+            bench.clear();
+            bench.serve(&[Service::new(1, [Pod::on(2, 14)])]);
+            let mut kernels = [kernel(bench), kernel(bench)];
+            for number in 0..CONNECTIONS {
+                let connection = Connection::new(walk, case, number);
+                let mut delays = [number % DELAYS, 0];
+                delays.rotate_left(usize::from(number / DELAYS % 2));
+                meeting(&mut kernels, connection, delays);
+                if (number + 1) % AT_ONCE == 0 {
+                    assert_eq!(bench.flows().len(), usize::from(AT_ONCE));
+                    bench.forget_connections();
+                }
+            }
+        }
+    });
+}
+
+fn kernel(bench: &mut Bench) -> Kernel {
+    bench.kernel().expect("the programs")
+}
+
+#[test]
+fn first_packets_that_meet_become_one_connection() {
+    each_connection(|[one, other], connection, delays| {
+        let [first, second] = at_once(delays, || connection.opens(one), || connection.opens(other));
+        assert_eq!(first, second, "{connection:?}");
+    });
+}
+
+#[test]
+fn packet_that_meets_the_one_that_confirms_its_connection_goes_the_same_way() {
+    each_connection(|[one, other], connection, delays| {
+        let way = connection.opens(one);
+        connection.is_answered(one, way);
+        let [first, second] = at_once(
+            delays,
+            || connection.goes_on(one),
+            || connection.goes_on(other),
+        );
+        assert_eq!([first, second], [way, way], "{connection:?}");
+    });
+}
+
+#[test]
+fn answer_that_meets_the_packet_that_confirms_its_connection_reaches_the_client() {
+    each_connection(|[one, other], connection, delays| {
+        let way = connection.opens(one);
+        let back = connection.is_answered(one, way);
+        let [there, again] = at_once(
+            delays,
+            || connection.goes_on(one),
+            || connection.is_answered(other, way),
+        );
+        assert_eq!([there, again], [way, back], "{connection:?}");
+    });
+}
