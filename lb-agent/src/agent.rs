@@ -5,6 +5,7 @@ mod drops;
 mod guard;
 mod monitor;
 mod options;
+mod predecessor;
 mod prepare;
 mod probe;
 mod snat;
@@ -26,6 +27,7 @@ use self::{
     chains::Chains,
     guard::Guard,
     monitor::{Identity, Monitor},
+    predecessor::Predecessor,
     prepare::tell_found,
     probe::{Faults, chain},
     sweeper::Watch,
@@ -138,6 +140,7 @@ pub async fn run(
         chains: Chains::new(&node_name, events),
         monitor,
         faults: Faults::default(),
+        predecessor: Predecessor::new(kube_proxy.is_some()),
         sockets: sockets::Pause::default(),
         pin_dir: options.pin_dir,
         first: true,
@@ -222,6 +225,8 @@ struct Agent {
     monitor: Monitor,
     /// What went wrong last time.
     faults: Faults,
+    /// Who else translates connections to Services.
+    predecessor: Predecessor,
     /// When sockets are looked for whose backend is gone.
     sockets: sockets::Pause,
     /// Where the maps are pinned.
@@ -266,6 +271,11 @@ impl Agent {
                 () = until(self.sockets.next(Instant::now())) => {
                     self.end_stale_sockets().await;
                     continue;
+                }
+                () = until(self.predecessor.next()) => {
+                    if !self.predecessor.look(self.reconciler.programmed().frontends()).await {
+                        continue;
+                    }
                 }
                 _ = chains.tick() => {
                     self.look_ahead();
@@ -384,7 +394,14 @@ impl Agent {
         }
         self.objects
             .report(snapshot.rejections.iter().cloned().collect());
-        let mut node = node_view(&self.node, snapshot, &self.devices.borrow());
+        self.predecessor
+            .begin(self.reconciler.programmed().frontends())
+            .await;
+        let has_predecessor = self.predecessor.is_there();
+        let mut node = NodeView {
+            has_predecessor,
+            ..node_view(&self.node, snapshot, &self.devices.borrow())
+        };
         for ifindex in self.reconciler.dataplane().xdp_devices() {
             if let Some(interface) = node.interfaces.get_mut(&ifindex) {
                 interface.flags |= interface::flags::XDP;
@@ -448,6 +465,7 @@ fn node_view(options: &NodeOptions, snapshot: &Snapshot, devices: &interfaces::S
         answers_echo: options.answers_echo,
         source_ranges_everywhere: options.source_ranges_everywhere,
         external_ips: options.external_ips.clone(),
+        has_predecessor: false,
         interfaces: options.snat_addresses.on(devices.interfaces()),
     }
 }

@@ -53,8 +53,10 @@ pub mod net_flags {
     /// All cluster addresses of the family lie in such networks: an address in there that no
     /// Service has leads nowhere, and packets for it are dropped (item 44).
     pub const KNOWN: u32 = 2;
-    /// No network, but all addresses: behind the programs that see this run earlier ones, with maps of
-    /// their own. Packets of connections that these programs do not know are left to those.
+    /// Behind the programs that see this there are others that translate connections: earlier programs,
+    /// with maps of their own, or netfilter with the rules of a proxy that was there before. Packets of
+    /// connections that these programs do not know are left to those. Alone, the element is no network,
+    /// but all other addresses.
     pub const PREDECESSORS: u32 = 4;
 }
 
@@ -94,6 +96,26 @@ impl ServiceNets {
         nets[0].flags = net_flags::PREDECESSORS;
         Self { nets }
     };
+
+    /// The same networks, with others behind the programs that translate connections to all addresses;
+    /// only to those of these networks if there is no more room.
+    #[must_use]
+    pub fn with_predecessors(mut self) -> Self {
+        for net in &mut self.nets {
+            let was_last = net.flags & net_flags::IN_USE == 0;
+            net.flags |= net_flags::PREDECESSORS;
+            if was_last {
+                break;
+            }
+        }
+        self
+    }
+
+    /// Whether others behind the programs translate connections.
+    #[must_use]
+    pub fn has_predecessors(&self) -> bool {
+        self.nets[0].flags & net_flags::PREDECESSORS != 0
+    }
 
     /// The flags of the first network that `addr` lies in; 0 if it lies in none.
     #[inline(always)]
@@ -144,5 +166,33 @@ mod tests {
         assert_eq!(prefix("10.97.0.1"), 0);
         assert_eq!(prefix("fd00:10:96::ffff"), 112);
         assert_eq!(nets.flags_of(Addr::from(Ipv6Addr::LOCALHOST)), 0);
+    }
+
+    #[test]
+    fn others_behind_are_behind_every_address_as_far_as_there_is_room() {
+        let flags = |nets: &ServiceNets, addr: &str| {
+            let addr: IpAddr = addr.parse().unwrap();
+            nets.flags_of(addr.into()) & 0xff
+        };
+        const BOTH: u32 = net_flags::IN_USE | net_flags::PREDECESSORS;
+        assert_eq!(
+            ServiceNets::default().with_predecessors(),
+            ServiceNets::PREDECESSORS
+        );
+        let mut nets = ServiceNets::default();
+        nets.nets[0] = net("10.96.0.0", 16);
+        assert!(!nets.has_predecessors());
+        let nets = nets.with_predecessors();
+        assert!(nets.has_predecessors());
+        assert_eq!(flags(&nets, "10.96.0.1"), BOTH);
+        assert_eq!(flags(&nets, "192.0.2.1"), net_flags::PREDECESSORS);
+        assert_eq!(flags(&nets, "2001:db8::1"), net_flags::PREDECESSORS);
+        assert_eq!(nets.with_predecessors(), nets);
+        let full = ServiceNets {
+            nets: [net("10.96.0.0", 16); ServiceNets::MAX],
+        };
+        let full = full.with_predecessors();
+        assert_eq!(flags(&full, "10.96.0.1"), BOTH);
+        assert_eq!(flags(&full, "192.0.2.1"), 0);
     }
 }

@@ -9,7 +9,7 @@ use clap::Args;
 
 use crate::{
     dataplane::bpf::{self, Leavings},
-    kube_proxy,
+    kube_proxy::{self, Removed},
 };
 
 /// Flags of `lb-agent cleanup`.
@@ -52,16 +52,7 @@ impl CleanupArgs {
     pub fn run(&self, out: &mut impl Write) -> Result<(), Error> {
         let done = if self.dry_run { "found" } else { "removed" };
         if self.kube_proxy {
-            let rules = if self.dry_run {
-                kube_proxy::find()?
-            } else {
-                kube_proxy::remove()?
-            };
-            let said = match rules.is_empty() {
-                true => "kube-proxy has left no rules".to_owned(),
-                false => format!("{done} {rules}"),
-            };
-            return Ok(writeln!(out, "{said}")?);
+            return self.kube_proxy(done, out);
         }
         let leavings = if self.dry_run {
             bpf::leavings(&self.pin_dir)?
@@ -86,6 +77,29 @@ impl CleanupArgs {
             out,
             "{done} {links} attached programs and {maps} maps below {dir}"
         )?;
+        Ok(())
+    }
+
+    fn kube_proxy(&self, done: &str, out: &mut impl Write) -> Result<(), Error> {
+        let Removed { found, needed_by } = if self.dry_run {
+            Removed {
+                found: kube_proxy::find()?,
+                needed_by: 0,
+            }
+        } else {
+            kube_proxy::remove()?
+        };
+        if found.is_empty() {
+            return Ok(writeln!(out, "kube-proxy has left no rules")?);
+        }
+        writeln!(out, "{done} {found}")?;
+        if needed_by > 0 {
+            writeln!(
+                out,
+                "its table of nftables stays, empty: {needed_by} connections are translated for as long as it \
+                 does; run this again when they have ended"
+            )?;
+        }
         Ok(())
     }
 }

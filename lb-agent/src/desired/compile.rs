@@ -113,6 +113,8 @@ impl Compiler {
         if self.tables.interfaces != node.interfaces {
             self.tables.interfaces.clone_from(&node.interfaces);
         }
+        let is_succeeded = self.node.has_predecessor != node.has_predecessor;
+        self.node.has_predecessor = node.has_predecessor;
         if self.first || self.is_moved(node) {
             let before = std::mem::replace(&mut self.node, node.clone());
             // The devices are in the tables.
@@ -123,8 +125,11 @@ impl Compiler {
                 self.settle_vip(addr.into(), &mut changes);
             }
         }
-        if self.first || before.service_cidrs != model.service_cidrs {
+        if self.first || is_succeeded || before.service_cidrs != model.service_cidrs {
             (self.tables.service_nets, self.nets_rejection) = service_nets(&model.service_cidrs);
+            if node.has_predecessor {
+                self.tables.service_nets = self.tables.service_nets.with_predecessors();
+            }
         }
         let mut disputed = self.spread_by_address(&before, &mut dirty);
         disputed.extend(self.spread_by_frontend(&mut dirty));
@@ -164,6 +169,7 @@ impl Compiler {
             source_ranges_everywhere,
             external_ips,
             interfaces: _,
+            has_predecessor: _,
         } = node;
         let known = &self.node;
         let addresses = (own_addresses, local_addresses, node_port_addresses);

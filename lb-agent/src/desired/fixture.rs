@@ -120,6 +120,7 @@ pub(super) fn node() -> NodeView {
         .into(),
         node_port_addresses: ["192.168.0.1", "fd00:77::1"].map(ip).into(),
         answers_echo: true,
+        has_predecessor: false,
         ..NodeView::default()
     }
 }

@@ -28,6 +28,8 @@ pub struct NodeView {
     pub localhost_node_ports: bool,
     /// Whether addresses of Services answer ICMP echo requests (item 29).
     pub answers_echo: bool,
+    /// Whether netfilter translates connections to Services: those of a proxy that was there before.
+    pub has_predecessor: bool,
     /// Whether source ranges hold for external addresses and NodePorts, too, and not for those of
     /// load balancers only (item 46).
     pub source_ranges_everywhere: bool,

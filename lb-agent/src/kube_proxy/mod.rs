@@ -1,9 +1,12 @@
-//! kube-proxy's rules: whether there are any, and how they are removed.
+//! kube-proxy's rules: whether there are any, how they are removed, and whose connections they have led
+//! elsewhere.
 //!
 //! They do no harm beside us: what we have translated does not meet them. But what we leave alone
 //! does, for one a Service of another proxy, and they go on saying what was true when kube-proxy
 //! ended.
 
+mod conntrack;
+mod nfnetlink;
 mod nftables;
 mod undo;
 
@@ -13,6 +16,8 @@ use std::{
     io::{self, Write as _},
     process::{Command, Stdio},
 };
+
+pub use self::conntrack::translated;
 
 /// The chain that kube-proxy's iptables mode is entered by.
 const SERVICES: &str = "KUBE-SERVICES";
@@ -41,11 +46,22 @@ pub struct Rules {
     chains: BTreeSet<String>,
 }
 
+/// What has been done about rules.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Removed {
+    /// What there was.
+    pub found: Rules,
+    /// TCP connections because of which tables of nftables stay, empty; 0 if none do.
+    ///
+    /// The kernel translates for as long as somebody has a chain for it, even an empty one.
+    pub needed_by: usize,
+}
+
 /// Why rules cannot be found or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The kernel does not list its rules.
-    #[error("ask the kernel for its rules (nfnetlink)")]
+    /// The kernel does not list its rules, or its connections.
+    #[error("ask the kernel for its rules and connections (nfnetlink)")]
     Ask(#[source] io::Error),
     /// A program is missing, or fails.
     #[error("run {program}")]
@@ -121,15 +137,21 @@ pub fn find() -> Result<Rules, Error> {
 }
 
 /// Removes what [`find`] finds, with the programs that are installed. Connections that these rules
-/// have translated stay translated: conntrack remembers them.
+/// have translated stay translated: the kernel remembers them.
 ///
 /// # Errors
 ///
 /// [`Error::Left`] if something is still there afterwards.
-pub fn remove() -> Result<Rules, Error> {
+pub fn remove() -> Result<Removed, Error> {
     let found = find()?;
+    let needed_by = if found.tables.is_empty() {
+        0
+    } else {
+        translated().map_err(Error::Ask)?.values().sum()
+    };
+    let verb = if needed_by == 0 { "delete" } else { "flush" };
     for family in &found.tables {
-        run("nft", &["delete", "table", family, TABLE], "")?;
+        run("nft", &[verb, "table", family, TABLE], "")?;
     }
     if !found.chains.is_empty() {
         for program in IPTABLES {
@@ -142,9 +164,12 @@ pub fn remove() -> Result<Rules, Error> {
             }
         }
     }
-    let left = find()?;
+    let mut left = find()?;
+    if needed_by > 0 {
+        left.tables.retain(|family| !found.tables.contains(family));
+    }
     if left.is_empty() {
-        Ok(found)
+        Ok(Removed { found, needed_by })
     } else {
         Err(Error::Left(left))
     }

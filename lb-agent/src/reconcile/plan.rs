@@ -141,7 +141,13 @@ impl Planner<'_> {
     }
 
     fn service_nets(&mut self, desired: &Tables) {
-        if self.programmed.service_nets != desired.service_nets {
+        let have = self.programmed.service_nets;
+        if have != desired.service_nets {
+            if desired.service_nets.has_predecessors() && !have.has_predecessors() {
+                let nets = have.with_predecessors();
+                let op = Op::Put(Element::ServiceNets(nets.into()));
+                self.steps.predecessors_in.push(op);
+            }
             self.programmed.service_nets = desired.service_nets;
             let op = Op::Put(Element::ServiceNets(desired.service_nets.into()));
             self.steps.service_nets.push(op);

@@ -32,10 +32,12 @@ impl Op {
 /// Devices, backends and source ranges come first, then tables (and pins for the flows that these
 /// would lead elsewhere), then the frontends that lead to them, which are what a Service port is
 /// committed by. Then addresses come: an address without its frontends would reject everybody. On
-/// the way out the order is the reverse. So while a port exchanges its source ranges, clients of
+/// the way out the order is the reverse. Before all of it, what is not known is left to whoever has
+/// translated it until then. So while a port exchanges its source ranges, clients of
 /// either are served, and never one that is in neither.
 #[derive(Debug, Default)]
 pub(super) struct Steps {
+    pub(super) predecessors_in: Vec<Op>,
     pub(super) interfaces_in: Vec<Op>,
     pub(super) backends_in: Vec<Op>,
     pub(super) source_ranges_in: Vec<Op>,
@@ -54,6 +56,7 @@ pub(super) struct Steps {
 impl Steps {
     pub(super) fn in_order(self) -> Vec<Vec<Op>> {
         let Self {
+            predecessors_in,
             interfaces_in,
             backends_in,
             source_ranges_in,
@@ -74,6 +77,7 @@ impl Steps {
             vec![Op::PinFlows(pinned)]
         };
         [
+            predecessors_in,
             interfaces_in,
             backends_in,
             source_ranges_in,

@@ -19,6 +19,7 @@ use lb_common::counter::{Hook, Outcome};
 use lb_common::maps::{LAYOUT_VERSION, MapSpec, SPECS};
 use lb_common::{Counter, DatapathConfig, Role};
 use lb_tests::lab::Netns;
+use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, SockaddrLike as _, sendto, socket,
 };
@@ -110,7 +111,8 @@ impl Wire {
         counters[Counter { hook, outcome }.index() as usize]
     }
 
-    /// Sends packets until told to stop, and counts them.
+    /// Sends packets until told to stop, and counts them, also those that the device has dropped because
+    /// its peer has no room: the kernel says `ENOBUFS` of them (Linux 6.18).
     fn send(&self, stop: &AtomicBool, sent: &AtomicU64) {
         let ifindex = self.netns.interface_index("left").expect("a device");
         let frame = frame();
@@ -120,8 +122,7 @@ impl Wire {
             let to = address(ifindex);
             while !stop.load(Ordering::Relaxed) {
                 match sendto(socket.as_raw_fd(), &frame, &to, MsgFlags::empty()) {
-                    Ok(_) => drop(sent.fetch_add(1, Ordering::Relaxed)),
-                    Err(nix::errno::Errno::ENOBUFS) => {}
+                    Ok(_) | Err(Errno::ENOBUFS) => drop(sent.fetch_add(1, Ordering::Relaxed)),
                     Err(error) => return Err(error),
                 }
             }

@@ -11,6 +11,7 @@ mod limits;
 mod links;
 mod maps;
 mod outages;
+mod predecessor;
 mod restarts;
 mod stage;
 

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 /// Port of every Service.
 pub(crate) const PORT: u16 = 8000;
 /// First port of the servers in a pod.
-const SERVER_PORT: u16 = 9000;
+pub(crate) const SERVER_PORT: u16 = 9000;
 /// Servers in a pod.
 pub(crate) const SERVERS: u16 = 3;
 /// What an agent logs when the maps are what they ought to be.

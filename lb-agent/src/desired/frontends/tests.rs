@@ -71,6 +71,7 @@ fn s22_a_node_port_is_on_loopback_if_told_so() {
     let node = NodeView {
         localhost_node_ports: true,
         answers_echo: true,
+        has_predecessor: false,
         ..node()
     };
     let mut service = service();

@@ -157,6 +157,7 @@ fn node() -> NodeView {
         pod_networks: ["10.244.3.0/24".parse().unwrap()].into(),
         localhost_node_ports: true,
         answers_echo: true,
+        has_predecessor: false,
         ..NodeView::default()
     }
 }

@@ -10,7 +10,7 @@ use lb_common::{
     flow::{Now, edge},
 };
 
-use super::{Reconciler, SEED, Sample, cluster_ip, empty, model, node, sample};
+use super::{NodeView, Reconciler, SEED, Sample, cluster_ip, empty, model, node, sample};
 use crate::dataplane::{Dataplane as _, memory::Memory};
 
 /// Goes through states of the first Service, whose flows (begun in the first) must be found in
@@ -143,4 +143,36 @@ fn is_found(dataplane: &Memory, side: Side, key: &FlowKey, flow: &Flow) -> bool 
         .get(&tuple.pin())
         .is_some_and(|pin| pin.backend == flow.backend && pin.source_port == key.dst_port);
     by_slot || by_pin
+}
+
+#[test]
+fn nothing_is_served_before_unknown_connections_are_left_to_who_served_until_then() {
+    let now = Instant::now();
+    let of = model(&[sample(0, [1, 2])]);
+    let node_with = |has_predecessor| NodeView {
+        has_predecessor,
+        ..node()
+    };
+    let mut whole = empty();
+    let outcome = whole.reconcile(&of, &node_with(true), now).unwrap();
+    for stop in 0..outcome.operations {
+        let mut partly = empty();
+        partly.dataplane.fails_after = stop;
+        assert!(partly.reconcile(&of, &node_with(true), now).is_err());
+        let maps = partly.dataplane.maps();
+        let has_predecessors = maps.service_nets.has_predecessors();
+        assert!(
+            has_predecessors || maps.frontends.is_empty(),
+            "after {stop}"
+        );
+        assert!(has_predecessors || stop == 0, "the first operation");
+    }
+    let left = whole.dataplane.maps().service_nets;
+    assert!(left.has_predecessors());
+    // Once they have ended there is nothing else to be written.
+    let outcome = whole.reconcile(&of, &node_with(false), now).unwrap();
+    assert_eq!(outcome.operations, 1);
+    let alone = whole.dataplane.maps().service_nets;
+    assert_eq!(alone.with_predecessors(), left);
+    assert!(!alone.has_predecessors());
 }
