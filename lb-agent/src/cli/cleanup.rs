@@ -96,8 +96,8 @@ impl CleanupArgs {
         if needed_by > 0 {
             writeln!(
                 out,
-                "its table of nftables stays, empty: {needed_by} connections are translated for as long as it \
-                 does; run this again when they have ended"
+                "what the kernel needs to go on with {needed_by} of its connections stays, and does nothing \
+                 else; run this again when they have ended"
             )?;
         }
         Ok(())

@@ -19,8 +19,9 @@ use std::{
 
 pub use self::conntrack::translated;
 
-/// The chain that kube-proxy's iptables mode is entered by.
+/// The chain that kube-proxy's iptables mode is entered by, and the one that packets leave by.
 const SERVICES: &str = "KUBE-SERVICES";
+const POSTROUTING: &str = "KUBE-POSTROUTING";
 /// The table of its nftables mode.
 const TABLE: &str = "kube-proxy";
 
@@ -51,9 +52,12 @@ pub struct Rules {
 pub struct Removed {
     /// What there was.
     pub found: Rules,
-    /// TCP connections because of which tables of nftables stay, empty; 0 if none do.
+    /// TCP connections because of which something of it stays; 0 if nothing does.
     ///
-    /// The kernel translates for as long as somebody has a chain for it, even an empty one.
+    /// The kernel translates for as long as somebody has a chain for that, and follows connections for as
+    /// long as some rule asks about them (`nf_nat_unregister_fn`, `nf_ct_netns_put`). So where there is no
+    /// other of either, one has to stay: [`POSTROUTING`] of iptables, an idle chain in the table of
+    /// nftables.
     pub needed_by: usize,
 }
 
@@ -116,20 +120,25 @@ impl fmt::Display for Rules {
 ///
 /// [`Error::Ask`]. Old iptables are looked for only where their programs are installed.
 pub fn find() -> Result<Rules, Error> {
+    find_chains(&[SERVICES, POSTROUTING])
+}
+
+fn find_chains(names: &[&str]) -> Result<Rules, Error> {
     let mut rules = Rules::default();
     for chain in nftables::chains().map_err(Error::Ask)? {
         let family = chain.family;
         if chain.table == TABLE {
             rules.tables.insert(family);
-        } else if chain.name == SERVICES {
+        } else if names.contains(&chain.name.as_str()) {
             rules
                 .chains
                 .insert(format!("{family} {} (nft)", chain.table));
         }
     }
-    for (program, names) in LEGACY {
-        let in_use = fs::read_to_string(names).is_ok_and(|names| !names.is_empty());
-        if in_use && save(program)?.is_some_and(|saved| saved.contains(SERVICES)) {
+    for (program, tables) in LEGACY {
+        let in_use = fs::read_to_string(tables).is_ok_and(|tables| !tables.is_empty());
+        let has = |saved: String| names.iter().any(|name| saved.contains(name));
+        if in_use && save(program)?.is_some_and(has) {
             rules.chains.insert(program.to_owned());
         }
     }
@@ -137,42 +146,65 @@ pub fn find() -> Result<Rules, Error> {
 }
 
 /// Removes what [`find`] finds, with the programs that are installed. Connections that these rules
-/// have translated stay translated: the kernel remembers them.
+/// have translated stay translated: the kernel remembers them, and what it needs for that stays
+/// ([`Removed::needed_by`]).
 ///
 /// # Errors
 ///
-/// [`Error::Left`] if something is still there afterwards.
+/// [`Error::Left`] if something else is still there afterwards.
 pub fn remove() -> Result<Removed, Error> {
     let found = find()?;
-    let needed_by = if found.tables.is_empty() {
-        0
-    } else {
-        translated().map_err(Error::Ask)?.values().sum()
-    };
-    let verb = if needed_by == 0 { "delete" } else { "flush" };
+    if found.is_empty() {
+        return Ok(Removed::default());
+    }
+    let needed_by = translated().map_err(Error::Ask)?.values().sum();
+    let stay: &[&str] = if needed_by == 0 { &[] } else { &[POSTROUTING] };
     for family in &found.tables {
-        run("nft", &[verb, "table", family, TABLE], "")?;
+        run("nft", &["-f", "-"], &undo_table(family, needed_by > 0))?;
     }
     if !found.chains.is_empty() {
-        for program in IPTABLES {
-            let Some(saved) = save(program)? else {
-                continue;
-            };
-            let undo = undo::undo(&saved);
-            if !undo.is_empty() {
-                run(&format!("{program}-restore"), &["--noflush"], &undo)?;
-            }
-        }
+        remove_chains(stay)?;
     }
-    let mut left = find()?;
-    if needed_by > 0 {
-        left.tables.retain(|family| !found.tables.contains(family));
-    }
+    let left = if needed_by == 0 {
+        find()?
+    } else {
+        let Rules { chains, .. } = find_chains(&[SERVICES])?;
+        let tables = BTreeSet::new();
+        Rules { tables, chains }
+    };
     if left.is_empty() {
         Ok(Removed { found, needed_by })
     } else {
         Err(Error::Left(left))
     }
+}
+
+/// What `nft` has to be told so that the table is gone, or does nothing but keep the kernel at work.
+fn undo_table(family: &str, stays: bool) -> String {
+    const IDLE: &str = "lb-agent-idle";
+    let table = format!("{family} {TABLE}");
+    if !stays {
+        return format!("delete table {table}\n");
+    }
+    format!(
+        "flush table {table}\n\
+         add chain {table} {IDLE} {{ type nat hook postrouting priority 100; }}\n\
+         add rule {table} {IDLE} ct state new continue\n"
+    )
+}
+
+/// Removes the chains of iptables, except those in `stay`.
+fn remove_chains(stay: &[&str]) -> Result<(), Error> {
+    for program in IPTABLES {
+        let Some(saved) = save(program)? else {
+            continue;
+        };
+        let undo = undo::undo(&saved, stay);
+        if !undo.is_empty() {
+            run(&format!("{program}-restore"), &["--noflush"], &undo)?;
+        }
+    }
+    Ok(())
 }
 
 /// All rules of a program, as it saves them; none if it is not installed.

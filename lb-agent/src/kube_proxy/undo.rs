@@ -23,13 +23,14 @@ const PREFIXES: [&str; 6] = [
 ];
 
 /// Input of `iptables-restore --noflush` that removes kube-proxy's chains, and the rules that lead to
-/// them, from what `iptables-save` has saved. Empty if there are none.
-pub(super) fn undo(saved: &str) -> String {
+/// them, from what `iptables-save` has saved; except those in `stay`. Empty if there are none.
+pub(super) fn undo(saved: &str, stay: &[&str]) -> String {
     let mut text = String::new();
     let tables = saved.split('*').skip(1);
     for table in tables {
         let (name, lines) = table.split_once('\n').unwrap_or((table, ""));
-        let chains: BTreeSet<&str> = lines.lines().filter_map(declared).collect();
+        let chains = lines.lines().filter_map(declared);
+        let chains: BTreeSet<&str> = chains.filter(|chain| !stay.contains(chain)).collect();
         if chains.is_empty() {
             continue;
         }
@@ -83,7 +84,7 @@ mod tests {
             -A KUBE-SERVICES -d 10.96.0.1/32 -j KUBE-SVC-ABC\n\
             -A KUBE-SVC-ABC -j KUBE-MARK-MASQ\nCOMMIT\n";
         assert_eq!(
-            undo(saved),
+            undo(saved, &[]),
             "*nat\n:KUBE-SERVICES - [0:0]\n:KUBE-SVC-ABC - [0:0]\n\
              -D PREROUTING -m comment --comment \"kubernetes service portals\" -j KUBE-SERVICES\n\
              -X KUBE-SERVICES\n-X KUBE-SVC-ABC\nCOMMIT\n"
@@ -92,7 +93,18 @@ mod tests {
 
     #[test]
     fn nothing_is_to_be_done_where_there_is_nothing() {
-        assert_eq!(undo(""), "");
-        assert_eq!(undo("*nat\n:PREROUTING ACCEPT [0:0]\nCOMMIT\n"), "");
+        assert_eq!(undo("", &[]), "");
+        assert_eq!(undo("*nat\n:PREROUTING ACCEPT [0:0]\nCOMMIT\n", &[]), "");
+    }
+
+    #[test]
+    fn a_chain_stays_with_the_rules_that_lead_to_it() {
+        let saved = "*nat\n:KUBE-SERVICES - [0:0]\n:KUBE-POSTROUTING - [0:0]\n\
+            -A OUTPUT -j KUBE-SERVICES\n-A POSTROUTING -j KUBE-POSTROUTING\n\
+            -A KUBE-POSTROUTING -j MASQUERADE\nCOMMIT\n";
+        assert_eq!(
+            undo(saved, &["KUBE-POSTROUTING"]),
+            "*nat\n:KUBE-SERVICES - [0:0]\n-D OUTPUT -j KUBE-SERVICES\n-X KUBE-SERVICES\nCOMMIT\n"
+        );
     }
 }

@@ -1,9 +1,11 @@
 //! Nodes on which kube-proxy has served until now.
 
 use std::fmt::Write as _;
-use std::net::{IpAddr, SocketAddr};
+use std::io::{self, Read as _, Write as _};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
 
-use lb_tests::lab::{Node, Place as _, Pod, Traffic, forget_connections, lb_agent};
+use lb_tests::lab::{Cluster, Node, Place as _, Traffic, forget_connections, lb_agent};
 use lb_tests::tool::TrafficOptions;
 use nix::sys::signal::Signal;
 
@@ -13,6 +15,9 @@ use crate::stage::{PORT, SERVER_PORT, Stage, cluster_ips, finish, node_port};
 const LEFT: &str =
     "connections that netfilter translates (kube-proxy's) are left to it until they end";
 const ENDED: &str = "connections that netfilter has translated have ended";
+/// What a cleanup says while there are such connections.
+const STAYS: &str =
+    "of its connections stays, and does nothing else; run this again when they have ended";
 
 /// Rules of the two modes, with the same structure: for a Service, by its address and its node port,
 /// one of these endpoints.
@@ -23,15 +28,11 @@ enum Mode {
 }
 
 impl Mode {
-    fn write(self, node: &Node, pods: &[Pod]) {
+    fn write(self, node: &Node, endpoints: &[IpAddr]) {
         for vip in cluster_ips(1) {
             let of_family = |ip: &IpAddr| ip.is_ipv4() == vip.is_ipv4();
-            let ips = pods
-                .iter()
-                .flat_map(|pod| [pod.ipv4().into(), pod.ipv6().into()]);
-            let endpoints = ips
-                .filter(of_family)
-                .map(|ip| SocketAddr::new(ip, SERVER_PORT));
+            let ips = endpoints.iter().copied().filter(of_family);
+            let endpoints = ips.map(|ip| SocketAddr::new(ip, SERVER_PORT));
             let endpoints: Vec<_> = endpoints.collect();
             let (program, arguments, rules): (_, &[&str], _) = match (self, vip.is_ipv4()) {
                 (Self::Nftables, _) => ("nft", &["-f", "-"], nftables(vip, &endpoints)),
@@ -136,8 +137,11 @@ fn cleanup(node: &Node) -> String {
 fn take_over(mode: Mode) {
     let mut stage = Stage::new(2, &[0, 1]);
     stage.write(&[(1, true, stage.backends())]);
+    let pods = stage.pods.iter();
+    let ips = pods.flat_map(|pod| [pod.ipv4().into(), pod.ipv6().into()]);
+    let ips: Vec<IpAddr> = ips.collect();
     for node in stage.cluster.nodes() {
-        mode.write(node, &stage.pods);
+        mode.write(node, &ips);
     }
     let inside = stage.client.traffic(&some(stage.inside([1])));
     let outside = stage.cluster.client().traffic(&some(stage.outside(1)));
@@ -150,8 +154,7 @@ fn take_over(mode: Mode) {
     for node in stage.cluster.nodes() {
         let said = cleanup(node);
         assert!(said.starts_with("removed kube-proxy's rules"), "{said}");
-        let stays = said.contains("its table of nftables stays, empty");
-        assert_eq!(stays, matches!(mode, Mode::Nftables), "{said}");
+        assert!(said.contains(STAYS), "{said}");
     }
     // Others that know it from the kernel alone, and find the maps as they ought to be.
     assert_eq!(stage.restart_agents(Signal::SIGKILL, &[]), [0, 0]);
@@ -166,9 +169,79 @@ fn take_over(mode: Mode) {
         forget_connections(node.netns()).expect("no connections");
         agent.wait_for_log(ENDED, 0).expect("nobody else");
         let said = cleanup(node);
-        assert!(!said.contains("stays"), "{said}");
+        assert!(!said.contains(STAYS), "{said}");
         assert_eq!(cleanup(node), "kube-proxy has left no rules\n");
     }
+}
+
+/// A connection of a node to itself, by a Service's address.
+fn dial(node: &Node, ip: IpAddr) -> (TcpStream, TcpStream) {
+    const PATIENCE: Duration = Duration::from_secs(5);
+    let connect = || {
+        let server = TcpListener::bind((ip, SERVER_PORT))?;
+        let mut vips = cluster_ips(1).into_iter();
+        let vip = vips.find(|vip| vip.is_ipv4() == ip.is_ipv4());
+        let client = TcpStream::connect_timeout(&vip.expect("an address"), PATIENCE)?;
+        let (server, _) = server.accept()?;
+        for socket in [&client, &server] {
+            socket.set_read_timeout(Some(PATIENCE))?;
+        }
+        io::Result::Ok((client, server))
+    };
+    let connected = node.netns().run(connect).expect("a namespace");
+    connected.expect("a connection")
+}
+
+/// Something goes, and something comes back.
+fn exchange((client, server): &mut (TcpStream, TcpStream)) -> io::Result<()> {
+    let mut buffer = [0];
+    client.write_all(b"q")?;
+    server.read_exact(&mut buffer)?;
+    server.write_all(b"a")?;
+    client.read_exact(&mut buffer)
+}
+
+/// Where nobody else has rules: then the kernel ceases to translate with the last one.
+#[track_caller]
+fn clean_up_alone(mode: Mode) {
+    let cluster = Cluster::builder().nodes(1).build().expect("a lab");
+    let node = cluster.node(0);
+    let rules = || {
+        let listed = node.netns().feed("nft", &["list", "ruleset"], "");
+        listed.expect("rules")
+    };
+    // What others have would keep the kernel at work.
+    let flushed = node.netns().feed("nft", &["flush", "ruleset"], "");
+    flushed.expect("no rules");
+    mode.write(node, &node.addresses());
+    let dialled = node.addresses().into_iter().map(|ip| dial(node, ip));
+    let mut connections: Vec<_> = dialled.collect();
+    for connection in &mut connections {
+        exchange(connection).expect("an answer");
+    }
+    let said = cleanup(node);
+    assert!(said.contains(STAYS), "{said}");
+    let left = rules();
+    let leads_on = left.contains("numgen") || left.contains("KUBE-SVC");
+    assert!(!leads_on, "{left}");
+    for connection in &mut connections {
+        exchange(connection).expect("an answer after the cleanup");
+    }
+    drop(connections);
+    forget_connections(node.netns()).expect("no connections");
+    let said = cleanup(node);
+    assert!(!said.contains(STAYS), "{said}");
+    assert!(!rules().to_lowercase().contains("kube"), "{}", rules());
+}
+
+#[test]
+fn r26_connections_go_on_after_a_cleanup_where_only_kube_proxy_had_tables() {
+    clean_up_alone(Mode::Nftables);
+}
+
+#[test]
+fn r26_connections_go_on_after_a_cleanup_where_only_kube_proxy_had_chains() {
+    clean_up_alone(Mode::Iptables);
 }
 
 #[test]
