@@ -85,6 +85,31 @@ const SLEEPERS: &[(&str, &str)] = &[
     ),
 ];
 
+/// Directories of what must not depend on the wall clock, which may jump (R16).
+const TIMELESS: [&str; 3] = ["lb-agent/src/", "lb-common/src/", "lb-ebpf/src/"];
+
+/// Files there that may read it, and why.
+const CLOCKS: &[(&str, &str)] = &[
+    (
+        "lb-agent/src/agent/monitor.rs",
+        "tells metrics when something happened",
+    ),
+    (
+        "lb-agent/src/health/server.rs",
+        "tells load balancers when it was asked",
+    ),
+    (
+        "lb-agent/src/source/kubernetes/events.rs",
+        "tells the API server when an Event happened",
+    ),
+];
+
+/// Ways to read the wall clock.
+const NOW: [&[&str]; 2] = [
+    &["SystemTime", ":", ":", "now"],
+    &["Timestamp", ":", ":", "now"],
+];
+
 /// Finds what must not be there.
 pub(super) fn check(sources: &[Source]) -> Vec<String> {
     sources.iter().flat_map(check_file).collect()
@@ -106,6 +131,14 @@ fn check_file(source: &Source) -> Vec<String> {
                 token,
                 "sleeps; wait for the event, or say in tidy/forbidden.rs why not",
             )
+        }));
+    }
+    let is_timeless = TIMELESS.iter().any(|dir| source.path.starts_with(dir));
+    if is_timeless && !CLOCKS.iter().any(|&(path, _)| source.path == path) {
+        let reads = NOW.iter().flat_map(|pattern| places(&tokens, pattern));
+        problems.extend(reads.map(|at| {
+            let meaning = "reads the wall clock; take Instant, or say in tidy/forbidden.rs why not";
+            problem(source, &tokens[at], meaning)
         }));
     }
     problems
@@ -153,6 +186,21 @@ mod tests {
         for (path, reason) in SLEEPERS {
             assert!(problems(path, "fn f() { std::thread::sleep(D); }").is_empty());
             assert!(reason.len() > 20, "{path} needs a reason");
+        }
+    }
+
+    #[test]
+    fn the_wall_clock_is_read_only_where_there_is_a_reason() {
+        for text in [
+            "fn f() { std::time::SystemTime::now(); }",
+            "fn f() { jiff::Timestamp::now(); }",
+        ] {
+            assert_eq!(problems("lb-agent/src/a.rs", text).len(), 1, "{text}");
+            assert!(problems("tests/src/a.rs", text).is_empty());
+            for (path, reason) in CLOCKS {
+                assert!(problems(path, text).is_empty());
+                assert!(reason.len() > 20, "{path} needs a reason");
+            }
         }
     }
 }
