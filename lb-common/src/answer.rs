@@ -9,6 +9,7 @@ use bytemuck::Zeroable;
 
 use crate::{
     checksum::{self, Delta},
+    flow::Now,
     packet::{Family, Offsets, Parsed},
     protocol,
     rewrite::{PacketMut, swap_macs},
@@ -71,6 +72,28 @@ impl Quote {
     }
 }
 
+/// How many ICMP errors a CPU has sent in the second that runs.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Zeroable)]
+pub struct Spent {
+    /// Kernel tick at which that second began.
+    since: u64,
+    count: u64,
+}
+
+impl Spent {
+    /// Whether one more may be sent, of `limit` a second; 0 is no limit. Counts it if so.
+    #[inline(always)]
+    pub fn take(&mut self, now: Now, limit: u32) -> bool {
+        // Unsigned: a CPU's ticks do not go back, and what was never set is long ago.
+        if now.tick.wrapping_sub(self.since) >= u64::from(now.ticks_per_second) {
+            (self.since, self.count) = (now.tick, 0);
+        }
+        self.count += 1;
+        limit == 0 || self.count <= u64::from(limit)
+    }
+}
+
 /// An ICMP error: its header, but for the checksum, as two words in wire order; or a RST, which is all
 /// zero.
 #[repr(C)]
@@ -99,6 +122,16 @@ impl Message {
         }
         let (v4, v6) = (icmp::v4::PORT_UNREACHABLE, icmp::v6::PORT_UNREACHABLE);
         Self::new(parsed.tuple.src.is_v4(), v4, v6, 0)
+    }
+
+    /// Whether there may only be so many a second (RFC 1812, 4.3.2.8; RFC 4443, 2.4 f). Not those by which
+    /// senders learn what size gets through, nor a RST, which ends what else would go on.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_limited(self) -> bool {
+        let head = self.head.to_ne_bytes();
+        let [kind, code, ..] = head;
+        !self.is_reset() && [kind, code] != icmp::v4::TOO_BIG && [kind, code] != icmp::v6::TOO_BIG
     }
 
     /// Whether it is no ICMP error, but a RST: 0 is the type of no error.

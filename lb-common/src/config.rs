@@ -25,6 +25,10 @@ pub struct DatapathConfig {
     /// The last four bytes of the addresses of IPv4 and of IPv6 that only SNAT sends from, in wire
     /// order; of no meaning without their flags.
     pub snat_addresses: [u32; 2],
+    /// ICMP errors that a CPU sends a second, without those that packets are too big; 0 is no limit.
+    pub icmp_errors_per_second: u32,
+    /// Zero.
+    pub pad: u32,
 }
 
 /// Bits of [`DatapathConfig::flags`].
@@ -37,7 +41,7 @@ pub mod flags {
     pub const OWN_SNAT6: u32 = 4;
 }
 
-const _: () = assert!(size_of::<DatapathConfig>() == 32);
+const _: () = assert!(size_of::<DatapathConfig>() == 40);
 
 impl DatapathConfig {
     /// SNAT ports lie above what sockets of nodes and pods pick
@@ -50,7 +54,12 @@ impl DatapathConfig {
         ticks_per_second: 250,
         flags: 0,
         snat_addresses: [0; 2],
+        icmp_errors_per_second: Self::ICMP_ERRORS_PER_SECOND,
+        pad: 0,
     };
+
+    /// As many as the kernel sends of its own (`net.ipv4.icmp_msgs_per_sec`).
+    pub const ICMP_ERRORS_PER_SECOND: u32 = 1000;
 
     /// Whether one of `flags` is set.
     #[inline(always)]

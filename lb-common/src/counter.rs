@@ -81,6 +81,8 @@ pub enum Outcome {
     /// Answered with a RST: the connection's backend is gone, and connections do not outlive those
     /// (a flag).
     BackendGone = 25,
+    /// An ICMP error that is not sent: there have been too many in this second.
+    Untold = 26,
 }
 
 /// An element of `COUNTERS`.
@@ -120,7 +122,7 @@ impl Hook {
 
 impl Outcome {
     /// Every outcome.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::Seen,
         Self::ToStack,
         Self::Redirected,
@@ -147,5 +149,6 @@ impl Outcome {
         Self::Direct,
         Self::Malformed,
         Self::BackendGone,
+        Self::Untold,
     ];
 }

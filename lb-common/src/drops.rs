@@ -162,7 +162,8 @@ impl Outcome {
             | Self::Echoed
             | Self::Direct
             | Self::FragmentHeld
-            | Self::TableFull => return None,
+            | Self::TableFull
+            | Self::Untold => return None,
             Self::NoBackend => (
                 "a traffic policy, or the source ranges, leave this client nobody on this node",
                 "see internalTrafficPolicy, externalTrafficPolicy and where the Service's pods run; \

@@ -283,7 +283,7 @@ fn act<F: Family, P: Program>(run: &mut Run<Skb, P>, scratch: &mut Scratch, acti
         Action::Tell => record::<P>(run.ctx.skb, scratch, scratch.outcome),
     }
     // Once for all of them: it is much that the verifier has to follow.
-    tell::<F>(run.ctx.skb, scratch, offsets)
+    tell::<F, P>(run.ctx.skb, scratch, offsets)
 }
 
 #[inline(always)]
@@ -378,9 +378,19 @@ pub(crate) fn refuse<P: Program>(skb: *mut __sk_buff, scratch: &mut Scratch, out
     record::<P>(skb, scratch, outcome);
 }
 
-/// Tells the sender what happens to its packet: `scratch.message`.
+/// Tells the sender what happens to its packet: `scratch.message`. Unless too many have been told.
 #[inline(always)]
-pub(crate) fn tell<F: Family>(skb: *mut __sk_buff, scratch: &mut Scratch, offsets: Offsets) -> i32 {
+pub(crate) fn tell<F: Family, P: Program>(
+    skb: *mut __sk_buff,
+    scratch: &mut Scratch,
+    offsets: Offsets,
+) -> i32 {
+    let run = Run::<Skb, P>::new(Skb { skb });
+    let limit = run.config().icmp_errors_per_second;
+    if scratch.message.is_limited() && !scratch.spent.take(run.now(), limit) {
+        run.count(Outcome::Untold);
+        return DROP;
+    }
     if answer::tell::<F>(skb, scratch, offsets) {
         back(skb)
     } else {

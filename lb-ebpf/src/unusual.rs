@@ -194,7 +194,7 @@ fn portless<F: Family, P: Program>(skb: *mut __sk_buff, scratch: &mut Scratch, l
         Action::Drop => drop::<P>(skb, scratch, scratch.outcome),
         Action::Reject => {
             refuse::<P>(skb, scratch, Outcome::Rejected);
-            tell::<F>(skb, scratch, offsets)
+            tell::<F, P>(skb, scratch, offsets)
         }
         Action::Echo => echo::<F, P>(skb, scratch, offsets),
         _ => NEXT,

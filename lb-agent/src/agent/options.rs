@@ -33,6 +33,8 @@ pub struct Options {
     pub tc: TcMode,
     /// Whether a TCP connection is reset once its backend is gone.
     pub reset_vanished_backends: bool,
+    /// ICMP errors that a CPU sends a second; 0 is no limit.
+    pub icmp_errors_per_second: u32,
     /// Devices that are not what they look like.
     pub overrides: Overrides,
     /// Between the end of a run and the start of the next one, at least.

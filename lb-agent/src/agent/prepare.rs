@@ -111,6 +111,7 @@ fn bpf_options(options: &Options) -> Result<bpf::Options, Error> {
             netns_cookie,
             ticks_per_second: kernel::ticks_per_second()?,
             flags: config.flags | reset,
+            icmp_errors_per_second: options.icmp_errors_per_second,
             ..config
         },
     })

@@ -4,6 +4,7 @@ use std::{env, fs, net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
+use lb_common::DatapathConfig;
 
 use super::{addresses, capacities::CapacityArgs, serve::ServeArgs};
 use crate::{
@@ -125,6 +126,11 @@ pub struct RunArgs {
     /// rather than let it go on.
     #[arg(long)]
     reset_vanished_backends: bool,
+
+    /// ICMP errors that each processor sends a second about packets that nobody serves, or that have
+    /// lived too long; 0 for any number. Those about packets that are too big are always sent.
+    #[arg(long, value_name = "N", default_value_t = DatapathConfig::ICMP_ERRORS_PER_SECOND)]
+    icmp_errors_per_second: u32,
 
     /// Pause between the end of one update of the maps and the start of the next, in seconds or
     /// with a unit (ms, s). The first change after a quiet time is served at once; a pause lets a
@@ -311,6 +317,7 @@ impl RunArgs {
             xdp: self.xdp.mode(),
             tc: self.tc.mode(),
             reset_vanished_backends: self.reset_vanished_backends,
+            icmp_errors_per_second: self.icmp_errors_per_second,
             overrides,
             min_sync_period: self.min_sync_period,
             empty_guard: self.empty_guard,

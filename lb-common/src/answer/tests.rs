@@ -330,3 +330,26 @@ fn nobody_in_particular_is_answered_and_nothing_that_went_to_a_whole_link() {
         assert_eq!(rejected(&question, false), None, "{src:x}");
     }
 }
+
+#[test]
+fn so_many_errors_a_second_and_no_more() {
+    let now = |tick| Now {
+        tick,
+        ticks_per_second: 250,
+    };
+    let mut spent = Spent::default();
+    let mut take = |tick, limit| spent.take(now(tick), limit);
+    assert!((0..2).all(|_| take(1000, 2)), "the first second");
+    assert!((1000..1250).all(|tick| !take(tick, 2)), "too many");
+    assert!((0..2).all(|_| take(1250, 2)), "the next second");
+    assert!(!take(1250, 2));
+    assert!((0..10).all(|_| take(1251, 0)), "without a limit");
+}
+
+#[test]
+fn errors_by_which_senders_learn_sizes_are_not_limited() {
+    for is_v4 in [true, false] {
+        assert!(Message::time_exceeded(is_v4).is_limited());
+        assert!(!Message::too_big(is_v4, 1280).is_limited());
+    }
+}

@@ -25,7 +25,7 @@ use crate::{
     FragmentKey, Fragments, Frontend, FrontendKey, HeldKey, Hop, Interface, Pin, PinKey, Slot,
     SourceRange, Vip,
     addresses::Role,
-    answer::{Message, Quote},
+    answer::{Message, Quote, Spent},
     counter::Outcome,
     flow::Now,
     packet::{OFFSET_MAX, Offsets, Parsed, Walk},
@@ -209,6 +209,8 @@ pub struct Scratch {
     pub message: Message,
     /// What an answer quotes.
     pub quote: Quote,
+    /// The only thing here that outlives a packet.
+    pub spent: Spent,
     /// Where the transport header of a packet begins that is not as most are, in bytes from the
     /// frame's start, or the ICMP header of an error; 0 if nothing is left to decide.
     pub l4: u32,

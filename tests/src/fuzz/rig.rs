@@ -96,6 +96,8 @@ fn config(constants: Constants) -> DatapathConfig {
     let usual = DatapathConfig {
         snat_port_first: 61_000,
         snat_port_last: 61_031,
+        // The model knows no time but what it is told.
+        icmp_errors_per_second: 0,
         ..DatapathConfig::DEFAULT
     };
     match constants {

@@ -60,7 +60,12 @@ pub struct Bench {
 /// Where `test` does, and if there can be no bench: without root, or on an old kernel.
 pub fn on_bench(test: impl FnOnce(&mut Bench) + Send) {
     static BENCH: LazyLock<(Netns, Mutex<Bench>)> = LazyLock::new(|| {
-        let bench = Bench::set_up("bench", DatapathConfig::DEFAULT, specs());
+        // Tests send more packets a second than anybody has to be told about.
+        let config = DatapathConfig {
+            icmp_errors_per_second: 0,
+            ..DatapathConfig::DEFAULT
+        };
+        let bench = Bench::set_up("bench", config, specs());
         let (netns, bench) = bench.expect("a bench for the kernel programs");
         (netns, Mutex::new(bench))
     });

@@ -15,6 +15,7 @@ mod fuzz;
 mod inside;
 mod introspection;
 mod kept;
+mod limited;
 mod outside;
 mod pieces;
 mod snat;
