@@ -19,7 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lb_common::{DatapathConfig, Interface, interface};
+use lb_common::{DatapathConfig, FrontendKey, Interface, interface};
 use tokio::{sync::watch, task::JoinHandle, time};
 use tracing::{debug, error, info, warn};
 
@@ -273,7 +273,7 @@ impl Agent {
                     continue;
                 }
                 () = until(self.predecessor.next()) => {
-                    if !self.predecessor.look(self.reconciler.programmed().frontends()).await {
+                    if !self.settle().await {
                         continue;
                     }
                 }
@@ -364,6 +364,14 @@ impl Agent {
         }
     }
 
+    /// Leaves netfilter nothing but what it translates. False if that has to be tried again.
+    async fn settle(&mut self) -> bool {
+        let frontends = self.reconciler.programmed().frontends();
+        let is_served = |dialled: &FrontendKey| frontends.contains_key(dialled);
+        self.predecessor.settle(&self.pin_dir, is_served).await;
+        !self.predecessor.is_there()
+    }
+
     /// Ends UDP sockets of the node's processes that are connected to a backend that is gone.
     async fn end_stale_sockets(&mut self) {
         let ended = sockets::end_stale(&self.pin_dir, self.reconciler.programmed()).await;
@@ -394,9 +402,9 @@ impl Agent {
         }
         self.objects
             .report(snapshot.rejections.iter().cloned().collect());
-        self.predecessor
-            .begin(self.reconciler.programmed().frontends())
-            .await;
+        let programmed = self.reconciler.programmed();
+        let was_shared = programmed.service_nets().has_predecessors();
+        self.predecessor.begin(frontends > 0, was_shared).await;
         let has_predecessor = self.predecessor.is_there();
         let mut node = NodeView {
             has_predecessor,
@@ -421,6 +429,7 @@ impl Agent {
                 }
                 self.first = false;
                 self.faults.sync = None;
+                self.predecessor.served(Instant::now());
                 let programmed = self.reconciler.programmed();
                 let model = &snapshot.model;
                 self.monitor.done(took, model, &outcome, programmed);

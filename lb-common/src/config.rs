@@ -58,7 +58,7 @@ impl DatapathConfig {
         pad: 0,
     };
 
-    /// As many as the kernel sends of its own (`net.ipv4.icmp_msgs_per_sec`).
+    /// As many as the kernel sends of its own, on all CPUs together (`net.ipv4.icmp_msgs_per_sec`).
     pub const ICMP_ERRORS_PER_SECOND: u32 = 1000;
 
     /// Whether one of `flags` is set.

@@ -1,29 +1,44 @@
 //! Connections that another proxy has translated: netfilter goes on with them, until they end.
+//!
+//! They are told by a list of the node's connections (conntrack). Between the list and what the maps serve
+//! from then on, there can be more. So where there may be any, the programs first leave all that they do
+//! not know to netfilter; a moment later, when there can be no more, a second list says which those are.
 
 use std::{
-    collections::BTreeMap,
     io,
+    path::Path,
     time::{Duration, Instant},
 };
 
-use lb_common::{Frontend, FrontendKey};
+use lb_common::{FrontendKey, Phase, protocol};
 use tokio::task::spawn_blocking;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
-use crate::kube_proxy;
+use crate::{
+    dataplane::bpf::{self, Elsewhere, kernel},
+    kube_proxy,
+};
 
-/// How often it is looked whether they have ended. A look lists all connections of the node.
-const PERIOD: Duration = Duration::from_secs(10);
+/// How long kube-proxy's rules may go on translating after we serve: where a packet was on its way already,
+/// or a device has no program yet. After a failure, it is tried again as late.
+const MOMENT: Duration = Duration::from_secs(10);
 
-/// Whether there are such connections.
+/// Who else translates connections to Services.
 #[derive(Debug)]
 pub(super) struct Predecessor {
-    /// Whether kube-proxy's rules were there at the start: it may translate connections until what we
-    /// serve is in the maps.
+    /// Whether there are rules of kube-proxy.
     has_rules: bool,
-    /// When it was looked; never again once there are none, because nobody makes new ones.
-    looked: Option<Instant>,
-    is_there: bool,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// It is not known yet.
+    Unknown,
+    /// Netfilter may; from then on, if there is a time, it can be told what.
+    Shared(Option<Instant>),
+    /// Nobody does, but for connections that are marked.
+    Alone,
 }
 
 impl Predecessor {
@@ -31,85 +46,115 @@ impl Predecessor {
     pub(super) fn new(has_rules: bool) -> Self {
         Self {
             has_rules,
-            looked: None,
-            is_there: false,
+            state: State::Unknown,
         }
     }
 
-    /// Whether what the programs do not know is left to netfilter.
+    /// Whether all that the programs do not know is left to netfilter.
     pub(super) fn is_there(&self) -> bool {
-        self.is_there
+        matches!(self.state, State::Shared(_))
     }
 
-    /// When to look again, if ever.
+    /// When to [`settle`](Self::settle), if ever.
     pub(super) fn next(&self) -> Option<Instant> {
-        let looked = self.looked.filter(|_| self.is_there)?;
-        Some(looked + PERIOD)
-    }
-
-    /// Looks for the first time: before what we serve is in the maps. `frontends` are what the last agent
-    /// served; where there was none, every connection that netfilter translates may be one to a Service.
-    pub(super) async fn begin(&mut self, frontends: &BTreeMap<FrontendKey, Frontend>) {
-        if self.looked.is_none() {
-            let translated = list().await;
-            self.saw(translated, Instant::now(), |dialled| {
-                frontends.is_empty() || frontends.contains_key(dialled)
-            });
+        match self.state {
+            State::Shared(due) => due,
+            State::Unknown | State::Alone => None,
         }
     }
 
-    /// Looks again. True if there is nobody any more.
-    pub(super) async fn look(&mut self, frontends: &BTreeMap<FrontendKey, Frontend>) -> bool {
-        let translated = list().await;
-        let is_served = |dialled: &FrontendKey| frontends.contains_key(dialled);
-        self.saw(translated, Instant::now(), is_served);
-        !self.is_there
+    /// Looks for the first time: before what we serve is in the maps. `serves` says whether an earlier agent
+    /// has served; `was_shared`, whether it had not settled this yet.
+    pub(super) async fn begin(&mut self, serves: bool, was_shared: bool) {
+        if self.state != State::Unknown {
+            return;
+        }
+        let may_share = self.has_rules || !serves && list().await.is_ok_and(|all| !all.is_empty());
+        let is_shared = was_shared || !serves && may_share;
+        self.state = if is_shared {
+            State::Shared(None)
+        } else {
+            State::Alone
+        };
     }
 
-    fn saw(
+    /// What we serve is in the maps.
+    pub(super) fn served(&mut self, now: Instant) {
+        if self.state == State::Shared(None) {
+            let moment = if self.has_rules {
+                MOMENT
+            } else {
+                Duration::ZERO
+            };
+            self.state = State::Shared(Some(now + moment));
+        }
+    }
+
+    /// Marks the connections of netfilter to what is served, and leaves it nothing else.
+    pub(super) async fn settle(
         &mut self,
-        translated: io::Result<BTreeMap<FrontendKey, usize>>,
-        now: Instant,
+        pin_dir: &Path,
         is_served: impl Fn(&FrontendKey) -> bool,
     ) {
-        // Once what we serve is in the maps, kube-proxy gets no new ones.
-        let has_rules = self.looked.replace(now).is_none() && self.has_rules;
-        match translated {
-            Ok(translated) => {
-                let served = translated.iter().filter(|(dialled, _)| is_served(dialled));
-                let connections = served.map(|(_, count)| count).sum();
-                self.turn(has_rules || connections > 0, connections);
+        let marked = match list().await {
+            Ok(mut all) => {
+                all.retain(|connection| is_served(&connection.forward.frontend()));
+                mark(pin_dir, &all)
             }
-            Err(error) if has_rules => {
-                self.is_there = true;
-                warn!(
-                    error = &error as &dyn std::error::Error,
-                    "cannot tell which connections kube-proxy has translated: all that are not known are \
-                     left to netfilter"
-                );
+            Err(error) => Err(error.into()),
+        };
+        self.state = match marked {
+            Ok(left) => {
+                if left > 0 {
+                    info!(
+                        connections = left,
+                        "connections that netfilter translates (kube-proxy's) are left to it until they end"
+                    );
+                }
+                State::Alone
             }
-            Err(error) => debug!(
-                error = &error as &dyn std::error::Error,
-                "cannot tell which connections netfilter translates"
-            ),
-        }
-    }
-
-    fn turn(&mut self, is_there: bool, connections: usize) {
-        match (std::mem::replace(&mut self.is_there, is_there), is_there) {
-            (false, true) => info!(
-                connections,
-                "connections that netfilter translates (kube-proxy's) are left to it until they end"
-            ),
-            (true, false) => info!("connections that netfilter has translated have ended"),
-            (true, true) => debug!(connections, "connections are left to netfilter"),
-            (false, false) => {}
-        }
+            Err(error) => unsettled(&error, Instant::now()),
+        };
     }
 }
 
-/// A node can have a million connections, for which the loop does not wait.
-async fn list() -> io::Result<BTreeMap<FrontendKey, usize>> {
+/// What follows from a list that there is not.
+fn unsettled(error: &BoxedError, now: Instant) -> State {
+    let is_unsupported = error
+        .downcast_ref::<io::Error>()
+        .is_some_and(|error| error.kind() == io::ErrorKind::Unsupported);
+    let error: &dyn std::error::Error = &**error;
+    if is_unsupported {
+        warn!(
+            error,
+            "the kernel does not list connections: those of kube-proxy may be reset"
+        );
+        State::Alone
+    } else {
+        warn!(
+            error,
+            "cannot tell which connections are kube-proxy's: what is not known is left to netfilter; \
+             trying again"
+        );
+        State::Shared(Some(now + MOMENT))
+    }
+}
+
+type BoxedError = Box<dyn std::error::Error + Send + Sync>;
+
+/// How many of these connections are left to netfilter now.
+fn mark(pin_dir: &Path, connections: &[Elsewhere]) -> Result<usize, BoxedError> {
+    if connections.is_empty() {
+        return Ok(0);
+    }
+    let lifetime_s = Phase::Established.lifetime_s(protocol::TCP);
+    // Nobody notes the packets of these: they keep their ports for so long.
+    let expires_tick = kernel::tick_in(lifetime_s)?;
+    Ok(bpf::leave(pin_dir, connections, expires_tick)?)
+}
+
+/// A node can have a million connections: other tasks go on meanwhile.
+async fn list() -> io::Result<Vec<Elsewhere>> {
     spawn_blocking(kube_proxy::translated)
         .await
         .unwrap_or_else(|error| Err(io::Error::other(error)))
@@ -117,61 +162,51 @@ async fn list() -> io::Result<BTreeMap<FrontendKey, usize>> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
-
-    use lb_common::protocol;
-
     use super::*;
 
-    fn dialled(port: u16) -> FrontendKey {
-        FrontendKey::new(Ipv4Addr::new(10, 96, 0, 1).into(), port, protocol::TCP)
-    }
-
-    fn seen(ports: &[u16]) -> io::Result<BTreeMap<FrontendKey, usize>> {
-        Ok(ports.iter().map(|port| (dialled(*port), 2)).collect())
-    }
-
-    fn is_served(key: &FrontendKey) -> bool {
-        *key == dialled(80)
-    }
-
-    #[test]
-    fn rules_count_for_connections_until_the_second_look() {
-        let mut predecessor = Predecessor::new(true);
-        let now = Instant::now();
-        assert_eq!((predecessor.next(), predecessor.is_there()), (None, false));
-        predecessor.saw(seen(&[]), now, is_served);
-        assert!(predecessor.is_there());
-        assert_eq!(predecessor.next(), Some(now + PERIOD));
-        predecessor.saw(seen(&[]), now + PERIOD, is_served);
-        assert_eq!((predecessor.next(), predecessor.is_there()), (None, false));
+    /// What netfilter has while nobody has served yet, or while somebody has, is up to this machine: only
+    /// the other cases are told here.
+    fn begun(has_rules: bool, serves: bool, was_shared: bool) -> Predecessor {
+        let mut predecessor = Predecessor::new(has_rules);
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        let runtime = runtime.expect("a runtime");
+        runtime.block_on(predecessor.begin(serves, was_shared));
+        predecessor
     }
 
     #[test]
-    fn connections_to_what_is_served_are_left_until_they_end_and_no_others() {
-        let now = Instant::now();
-        let mut predecessor = Predecessor::new(false);
-        predecessor.saw(seen(&[8080]), now, is_served);
-        assert!(!predecessor.is_there(), "a port of a pod is no Service");
-        let mut predecessor = Predecessor::new(false);
-        predecessor.saw(seen(&[80, 8080]), now, is_served);
-        assert!(predecessor.is_there());
-        predecessor.saw(seen(&[80]), now, is_served);
-        assert!(predecessor.is_there());
-        predecessor.saw(seen(&[8080]), now, is_served);
-        assert!(!predecessor.is_there());
+    fn rules_count_only_where_nobody_of_us_has_served() {
+        assert!(begun(true, false, false).is_there());
+        assert!(!begun(true, true, false).is_there());
+        assert!(!begun(false, true, false).is_there());
     }
 
     #[test]
-    fn who_cannot_look_leaves_it_as_it_is() {
-        let failed = || Err(io::Error::from_raw_os_error(libc::EPERM));
+    fn what_an_earlier_agent_has_not_settled_is_settled_by_the_next() {
+        assert!(begun(false, true, true).is_there());
+    }
+
+    #[test]
+    fn it_is_settled_once_everything_is_served_and_where_there_are_rules_a_moment_later() {
         let now = Instant::now();
-        for has_rules in [false, true] {
-            let mut predecessor = Predecessor::new(has_rules);
-            for _ in 0..2 {
-                predecessor.saw(failed(), now, is_served);
-                assert_eq!(predecessor.is_there(), has_rules);
-            }
+        for (has_rules, due) in [(true, now + MOMENT), (false, now)] {
+            let mut predecessor = begun(has_rules, true, true);
+            assert_eq!(predecessor.next(), None, "nothing is served yet");
+            predecessor.served(now);
+            predecessor.served(now + MOMENT);
+            assert_eq!(predecessor.next(), Some(due));
         }
+        let mut alone = begun(true, true, false);
+        alone.served(now);
+        assert_eq!(alone.next(), None);
+    }
+
+    #[test]
+    fn who_cannot_list_connections_tries_again_unless_the_kernel_never_will() {
+        let now = Instant::now();
+        let denied: BoxedError = io::Error::from_raw_os_error(libc::EPERM).into();
+        assert_eq!(unsettled(&denied, now), State::Shared(Some(now + MOMENT)));
+        let never: BoxedError = io::Error::from(io::ErrorKind::Unsupported).into();
+        assert_eq!(unsettled(&never, now), State::Alone);
     }
 }

@@ -87,7 +87,9 @@ impl CleanupArgs {
                 needed_by: 0,
             }
         } else {
-            kube_proxy::remove()?
+            // Where no agent has served, every connection may be one to a Service.
+            let frontends = bpf::pinned_frontends(&self.pin_dir).unwrap_or_default();
+            kube_proxy::remove(|dialled| frontends.is_empty() || frontends.contains_key(dialled))?
         };
         if found.is_empty() {
             return Ok(writeln!(out, "kube-proxy has left no rules")?);

@@ -17,6 +17,8 @@ use std::{
     process::{Command, Stdio},
 };
 
+use lb_common::FrontendKey;
+
 pub use self::conntrack::translated;
 
 /// The chain that kube-proxy's iptables mode is entered by, and the one that packets leave by.
@@ -120,7 +122,7 @@ impl fmt::Display for Rules {
 ///
 /// [`Error::Ask`]. Old iptables are looked for only where their programs are installed.
 pub fn find() -> Result<Rules, Error> {
-    find_chains(&[SERVICES, POSTROUTING])
+    find_chains(&[SERVICES])
 }
 
 fn find_chains(names: &[&str]) -> Result<Rules, Error> {
@@ -145,19 +147,22 @@ fn find_chains(names: &[&str]) -> Result<Rules, Error> {
     Ok(rules)
 }
 
-/// Removes what [`find`] finds, with the programs that are installed. Connections that these rules
-/// have translated stay translated: the kernel remembers them, and what it needs for that stays
-/// ([`Removed::needed_by`]).
+/// Removes what [`find`] finds, and what an earlier call has left, with the programs that are installed.
+/// Connections that these rules have translated stay translated: the kernel remembers them, and what it needs
+/// for that stays ([`Removed::needed_by`]). Whether somebody has dialled a Service `is_served` tells.
 ///
 /// # Errors
 ///
 /// [`Error::Left`] if something else is still there afterwards.
-pub fn remove() -> Result<Removed, Error> {
-    let found = find()?;
+pub fn remove(is_served: impl Fn(&FrontendKey) -> bool) -> Result<Removed, Error> {
+    let found = find_chains(&[SERVICES, POSTROUTING])?;
     if found.is_empty() {
         return Ok(Removed::default());
     }
-    let needed_by = translated().map_err(Error::Ask)?.values().sum();
+    let translated = translated().map_err(Error::Ask)?.into_iter();
+    let needed_by = translated
+        .filter(|connection| is_served(&connection.forward.frontend()))
+        .count();
     let stay: &[&str] = if needed_by == 0 { &[] } else { &[POSTROUTING] };
     for family in &found.tables {
         run("nft", &["-f", "-"], &undo_table(family, needed_by > 0))?;
@@ -165,13 +170,10 @@ pub fn remove() -> Result<Removed, Error> {
     if !found.chains.is_empty() {
         remove_chains(stay)?;
     }
-    let left = if needed_by == 0 {
-        find()?
-    } else {
-        let Rules { chains, .. } = find_chains(&[SERVICES])?;
-        let tables = BTreeSet::new();
-        Rules { tables, chains }
-    };
+    let mut left = find()?;
+    if needed_by > 0 {
+        left.tables.clear();
+    }
     if left.is_empty() {
         Ok(Removed { found, needed_by })
     } else {

@@ -30,9 +30,8 @@ struct Header {
 const MESSAGE: usize = 16;
 
 /// Has `each` read every element of a list of this network namespace: its family (`NFPROTO_*`), and its
-/// attributes. `request` is the subsystem, and what it is asked for. A kernel without the subsystem has
-/// nothing to list.
-pub(super) fn dump(request: u16, mut each: impl FnMut(i32, &[u8])) -> io::Result<()> {
+/// attributes. `request` is the subsystem, and what it is asked for. False if the kernel has no such subsystem.
+pub(super) fn dump(request: u16, mut each: impl FnMut(i32, &[u8])) -> io::Result<bool> {
     let flags = SockFlag::SOCK_CLOEXEC;
     let protocol = SockProtocol::NetlinkNetFilter;
     let socket = socket(AddressFamily::Netlink, SockType::Raw, flags, protocol)?;
@@ -52,22 +51,37 @@ pub(super) fn dump(request: u16, mut each: impl FnMut(i32, &[u8])) -> io::Result
     let mut buffer = vec![0; BUFFER];
     loop {
         let length = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
-        if read(buffer.get(..length).unwrap_or_default(), &mut each)? {
-            return Ok(());
+        let read = read(buffer.get(..length).unwrap_or_default(), &mut each)?;
+        if read != Read::Some {
+            return Ok(read == Read::All);
         }
     }
 }
 
-/// Reads the messages of a datagram. True if that was the end.
-pub(super) fn read(mut bytes: &[u8], each: &mut impl FnMut(i32, &[u8])) -> io::Result<bool> {
+/// What has been read after a datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Read {
+    /// There is more to come.
+    Some,
+    /// All of the list.
+    All,
+    /// Nothing: the kernel does not know what it is asked for.
+    Unknown,
+}
+
+/// Reads the messages of a datagram.
+pub(super) fn read(mut bytes: &[u8], each: &mut impl FnMut(i32, &[u8])) -> io::Result<Read> {
     while let (Some(len), Some(kind)) = (u32_at(bytes, 0), u16_at(bytes, 4)) {
         let message = bytes.get(..len as usize).unwrap_or(bytes);
         match i32::from(kind) {
-            libc::NLMSG_DONE => return Ok(true),
-            libc::NLMSG_ERROR => {
+            kind @ (libc::NLMSG_DONE | libc::NLMSG_ERROR) => {
+                // The end says, too, whether something went wrong on the way there.
                 let code = u32_at(message, MESSAGE).unwrap_or_default().cast_signed();
                 return match -code {
-                    0 | libc::EINVAL | libc::EOPNOTSUPP => Ok(true),
+                    ..=0 => Ok(Read::All),
+                    libc::EINVAL | libc::EOPNOTSUPP if kind == libc::NLMSG_ERROR => {
+                        Ok(Read::Unknown)
+                    }
                     code => Err(io::Error::from_raw_os_error(code)),
                 };
             }
@@ -82,7 +96,7 @@ pub(super) fn read(mut bytes: &[u8], each: &mut impl FnMut(i32, &[u8])) -> io::R
             .get(align(len as usize).max(MESSAGE)..)
             .unwrap_or_default();
     }
-    Ok(false)
+    Ok(Read::Some)
 }
 
 /// The kind of each attribute, and what it holds.
@@ -148,6 +162,19 @@ mod tests {
     use super::{fixture::raw, *};
 
     #[test]
+    fn a_list_that_ends_by_an_error_is_none() {
+        let end =
+            |kind: i32, code: i32| read(&raw(kind as u16, &code.to_ne_bytes()), &mut |_, _| ());
+        assert_eq!(end(libc::NLMSG_DONE, 0).unwrap(), Read::All);
+        assert_eq!(
+            end(libc::NLMSG_ERROR, -libc::EINVAL).unwrap(),
+            Read::Unknown
+        );
+        let error = end(libc::NLMSG_DONE, -libc::ENOMEM).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ENOMEM));
+    }
+
+    #[test]
     fn a_refusal_is_an_error_and_nonsense_is_nothing() {
         let refusal = raw(libc::NLMSG_ERROR as u16, &(-libc::EPERM).to_ne_bytes());
         let error = read(&refusal, &mut |_, _| ()).unwrap_err();
@@ -155,7 +182,7 @@ mod tests {
         for length in 0..40 {
             let mut seen = Vec::new();
             let mut each = |_, bytes: &[u8]| seen.extend(attributes(bytes).map(|(kind, _)| kind));
-            assert!(!read(&vec![0; length], &mut each).unwrap());
+            assert_eq!(read(&vec![0; length], &mut each).unwrap(), Read::Some);
             assert!(seen.iter().all(|kind| *kind == 0), "{seen:?}");
         }
     }

@@ -61,7 +61,8 @@ mod tests {
         bytes.extend(raw(libc::NLMSG_DONE as u16, &[0; 4]));
         let mut chains = Vec::new();
         let mut each = |family, attributes: &[u8]| chains.extend(chain(family, attributes));
-        assert!(nfnetlink::read(&bytes, &mut each).unwrap());
+        let read = nfnetlink::read(&bytes, &mut each).unwrap();
+        assert_eq!(read, nfnetlink::Read::All);
         let expected = Chain {
             family: "ip6",
             table: "kube-proxy".into(),

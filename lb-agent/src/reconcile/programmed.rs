@@ -127,6 +127,12 @@ impl Programmed {
         &self.interfaces
     }
 
+    /// Where cluster addresses can be.
+    #[must_use]
+    pub fn service_nets(&self) -> &ServiceNets {
+        &self.service_nets
+    }
+
     /// What is served, by frontend.
     #[must_use]
     pub fn frontends(&self) -> &BTreeMap<FrontendKey, Frontend> {

@@ -39,3 +39,20 @@ pub struct Pin {
 }
 
 const _: () = assert!(size_of::<Pin>() == 8);
+
+impl Pin {
+    /// Of a flow that is none of these programs': netfilter translates it, by rules of a proxy that was
+    /// there before.
+    pub const ELSEWHERE: Self = Self {
+        backend: BackendRef::NONE,
+        source_port: 0,
+        pad: 0,
+    };
+
+    /// Whether the flow is none of these programs'.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_elsewhere(self) -> bool {
+        self.backend.is_none()
+    }
+}

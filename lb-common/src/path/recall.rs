@@ -22,7 +22,7 @@ pub(super) enum Recalled {
     Send,
     /// Its backend is gone, and so is the connection.
     Reset,
-    /// Nothing here; an earlier program behind this one may know it.
+    /// Nothing here; an earlier program, or netfilter, may know it.
     Behind,
 }
 
@@ -62,8 +62,11 @@ pub(super) fn recall<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> 
             return go_on(env, scratch);
         }
     }
-    if env.service_net(scratch.parsed.tuple.dst) & net_flags::PREDECESSORS != 0
-        && is_left_behind(env, scratch, site)
+    let is_elsewhere =
+        scratch.has_pin != 0 && scratch.pin.is_elsewhere() && !scratch.parsed.opens();
+    if is_elsewhere
+        || env.service_net(scratch.parsed.tuple.dst) & net_flags::PREDECESSORS != 0
+            && is_left_behind(env, scratch, site)
     {
         Recalled::Behind
     } else {

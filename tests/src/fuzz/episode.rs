@@ -57,6 +57,8 @@ pub enum Step {
     Serve(Vec<Served>),
     /// All records are lost, but not the pins.
     Evict,
+    /// All connections are netfilter's, and have been from their beginning.
+    Leave,
 }
 
 impl Episode {

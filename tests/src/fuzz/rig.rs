@@ -204,6 +204,14 @@ impl Rig {
         Ok(())
     }
 
+    fn evict(&mut self) -> Result<(), Disagreement> {
+        self.kernel.take_flows().map_err(broken)?;
+        self.kernel.take_opening().map_err(broken)?;
+        self.model.memory.connections.clear();
+        self.constancy.clear();
+        Ok(())
+    }
+
     /// Carries out a step of an episode. Nothing if the kernel refuses the packet.
     pub(super) fn step(&mut self, step: &Step) -> Result<Option<Met>, Disagreement> {
         match step {
@@ -231,10 +239,17 @@ impl Rig {
                 self.serve(services, &nets).map(|()| None)
             }
             Step::Evict => {
-                self.kernel.take_flows().map_err(broken)?;
-                self.kernel.take_opening().map_err(broken)?;
-                self.model.memory.connections.clear();
-                self.constancy.clear();
+                self.evict()?;
+                Ok(None)
+            }
+            Step::Leave => {
+                let connections = self.model.memory.connections.values();
+                let clients = connections.map(|connection| connection.client.pin());
+                let clients: Vec<PinKey> = clients.collect();
+                self.bench.leave(&clients);
+                let left = clients.into_iter().map(|client| (client, Pin::ELSEWHERE));
+                self.model.memory.pins.extend(left);
+                self.evict()?;
                 Ok(None)
             }
         }

@@ -82,6 +82,7 @@ impl Talk {
             0..2 => return self.change(),
             2..10 if self.is_restless => return self.change(),
             10 => return Step::Evict,
+            11 => return Step::Leave,
             2..280 => self.begin(),
             280..560 => self.go_on(),
             560..770 => self.reply(),

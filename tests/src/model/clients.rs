@@ -168,6 +168,9 @@ impl Model {
             if let Some(leg) = self.recall(call, BackendRef::NONE) {
                 return self.go_on(meeting, call, leg);
             }
+            if self.is_elsewhere(call) {
+                return Fate::Untouched;
+            }
             if is_error {
                 return Fate::Dropped(Outcome::UnknownFlow);
             }
@@ -196,6 +199,9 @@ impl Model {
     fn dial_empty(&mut self, meeting: &mut Meeting<'_>, call: Call<'_>) -> Fate {
         if let Some(leg) = self.recall(call, BackendRef::NONE) {
             return self.go_on(meeting, call, leg);
+        }
+        if self.is_elsewhere(call) {
+            return Fate::Untouched;
         }
         if call.packet.is_error() {
             Fate::Dropped(Outcome::UnknownFlow)
@@ -226,6 +232,9 @@ impl Model {
         }
         if let Some(leg) = self.recall(call, slot.previous) {
             return self.go_on(meeting, call, leg);
+        }
+        if self.is_elsewhere(call) {
+            return Fate::Untouched;
         }
         self.open(meeting, call, slot.current)
     }
@@ -346,6 +355,12 @@ impl Model {
             ..self.leg(call, pin.backend)?
         };
         self.goes_on(call, &leg).then_some(leg)
+    }
+
+    /// Whether netfilter goes on with the packet's connection, which it has translated until now.
+    fn is_elsewhere(&self, call: Call<'_>) -> bool {
+        let pin = self.memory.pins.get(&call.tuple().pin());
+        pin == Some(&Pin::ELSEWHERE) && !call.packet.opens()
     }
 
     pub(super) fn pin(&mut self, call: Call<'_>, leg: &Leg) {

@@ -1,6 +1,6 @@
-//! A bench on which earlier programs run behind these.
+//! A bench on which others run behind these programs.
 
-use lb_common::ServiceNets;
+use lb_common::{Pin, PinKey, ServiceNets};
 
 use super::Bench;
 
@@ -15,6 +15,18 @@ impl Bench {
             flow.reserve();
             let put = self.store.put_flow(&key, &flow);
             put.expect("change a record");
+        }
+    }
+
+    /// Leaves the connections of these clients to netfilter.
+    ///
+    /// # Panics
+    ///
+    /// If the map cannot be changed.
+    pub fn leave(&mut self, clients: &[PinKey]) {
+        for client in clients {
+            let put = self.store.put_pin(client, &Pin::ELSEWHERE);
+            put.expect("change a pin");
         }
     }
 

@@ -88,6 +88,12 @@ impl Store {
         bail!("there is no record {key:?}")
     }
 
+    /// Inserts or replaces a pin of `PINS`.
+    pub(super) fn put_pin(&mut self, key: &PinKey, pin: &Pin) -> Result<()> {
+        let put = self.pins.insert(Raw(*key), Raw(*pin), 0);
+        put.context("put a pin")
+    }
+
     /// Inserts or replaces the record of a flow that is opening.
     pub(super) fn insert_flow(&mut self, key: &FlowKey, flow: &Flow) -> Result<()> {
         let inserted = self.opening.insert(Raw(*key), Raw(*flow), 0);

@@ -1,6 +1,9 @@
 //! Earlier programs run behind these, with maps of their own: while connections are carried over.
 
-use lb_common::wire::tcp::{ACK, FIN, RST};
+use lb_common::{
+    Tuple,
+    wire::tcp::{ACK, FIN, RST},
+};
 use lb_tests::programs::{
     Bench, IcmpError, Packet, Pod, Program, Service, Verdict, each_case, each_case_on_the_wire,
 };
@@ -96,5 +99,31 @@ fn what_begins_is_not_left_to_earlier_programs_and_goes_on_here() {
             check_to(bench, &case.opening(client, vip), backend, true);
             check_to(bench, &case.following(client, vip), backend, false);
         });
+    });
+}
+
+#[test]
+fn segment_of_a_connection_that_netfilter_translates_is_left_to_it_until_the_client_begins_anew() {
+    each_tcp(|bench, case| {
+        bench.serve(&[one(11)]);
+        let (client, vip, backend) = (case.pod_client(PORT), case.vip(1), case.backend(1, 11));
+        let first = case.opening(client, vip);
+        let tuple = Tuple {
+            src: client.ip().into(),
+            dst: vip.ip().into(),
+            src_port: client.port(),
+            dst_port: vip.port(),
+            protocol: case.transport.protocol(),
+        };
+        bench.leave(&[tuple.pin()]);
+        for flags in [ACK, FIN | ACK, RST, RST | ACK] {
+            let packet = Packet::new(case.transport, flags, client, vip);
+            check_left(bench, Program::PodIngress, &packet);
+        }
+        check_to(bench, &first, backend, true);
+        check_to(bench, &case.following(client, vip), backend, false);
+        // Others are not concerned.
+        let other = case.following(case.pod_client(OTHER_PORT), vip);
+        check_to(bench, &other, backend, true);
     });
 }

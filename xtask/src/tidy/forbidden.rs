@@ -65,7 +65,8 @@ const SLEEPERS: &[(&str, &str)] = &[
     ),
     (
         "tests/src/perf/control/changes.rs",
-        "leaves an agent alone between changes that are not to be taken together",
+        "leaves an agent alone between changes that are not to be taken together, and the processor between \
+         looks",
     ),
     (
         "tests/src/perf/control/scene.rs",

@@ -8,14 +8,14 @@ use std::{
 use nix::{
     errno::Errno,
     sys::socket::{AddressFamily, SockFlag, SockType, socket},
-    time::{ClockId, clock_getres},
+    time::{ClockId, clock_getres, clock_gettime},
 };
 
 /// A constant of the kernel cannot be found out.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The resolution of the coarse clock.
-    #[error("read the resolution of CLOCK_MONOTONIC_COARSE")]
+    /// The coarse clock, or its resolution.
+    #[error("read CLOCK_MONOTONIC_COARSE")]
     Clock(#[source] nix::Error),
     /// The coarse clock's resolution is no kernel tick.
     #[error("the resolution of CLOCK_MONOTONIC_COARSE is {0:?}: not a tick")]
@@ -35,6 +35,25 @@ pub enum Error {
 pub fn ticks_per_second() -> Result<u32, Error> {
     let resolution = clock_getres(ClockId::CLOCK_MONOTONIC_COARSE).map_err(Error::Clock)?;
     from_tick(resolution.into())
+}
+
+/// About the kernel tick `seconds` from now.
+///
+/// A guess: user space can read only how long the kernel has been up, to which jiffies begin five minutes
+/// before they have 32 bits no more (`INITIAL_JIFFIES`). Wrong in a time namespace with an offset.
+///
+/// # Errors
+///
+/// As [`ticks_per_second`].
+pub fn tick_in(seconds: u32) -> Result<u64, Error> {
+    const FIRST: u64 = 1 << 32;
+    const BEFORE_S: u64 = 300;
+    let up: Duration = clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE)
+        .map_err(Error::Clock)?
+        .into();
+    let ticks = u64::from(ticks_per_second()?);
+    let passed = (up.as_secs() + u64::from(seconds)) * ticks;
+    Ok(FIRST - BEFORE_S * ticks + passed)
 }
 
 fn from_tick(tick: Duration) -> Result<u32, Error> {

@@ -11,6 +11,7 @@ mod carry;
 mod chain;
 mod cleanup;
 mod drops;
+mod elsewhere;
 mod entries;
 mod error;
 mod failpoint;
@@ -52,6 +53,7 @@ pub use self::{
     chain::Foreign,
     cleanup::{Leavings, cleanup, leavings},
     drops::{DropEvents, pinned_backend, pinned_drops, pinned_last_drops, retain_drops},
+    elsewhere::{Elsewhere, leave},
     entries::{pinned_entries, pinned_sockets},
     error::Error,
     features::{Feature, features},

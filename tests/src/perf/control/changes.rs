@@ -25,6 +25,9 @@ use crate::perf::samples::Samples;
 const APART: Duration = Duration::from_millis(150);
 /// Between two of a thousand changes a second.
 const TICK: Duration = Duration::from_millis(1);
+/// Between two looks whether a change is written: who looks all the time has the processor that the
+/// agent needs, for milliseconds at a time.
+const LOOK: Duration = Duration::from_micros(50);
 /// How long a change may take.
 const DEADLINE: Duration = Duration::from_secs(30);
 /// Where the Services that change are: a prime, so that all have their turn.
@@ -124,7 +127,7 @@ pub(super) fn one_by_one(changer: &mut Changer<'_>) -> Result<Vec<Row>> {
         thread::sleep(APART);
         let pending = changer.change()?;
         while !changer.is_written(&pending)? {
-            std::hint::spin_loop();
+            thread::sleep(LOOK);
         }
         samples.push(milliseconds(pending.since.elapsed()));
     }
