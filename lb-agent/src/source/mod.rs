@@ -61,13 +61,22 @@ pub fn channel() -> (Sender, Receiver) {
     watch::channel(None)
 }
 
-/// Publishes `model` and `rejections`, unless they are what was published last (item 12).
+/// Publishes a model that was put together without a look at the last one.
 ///
-/// Equal objects keep their `Arc`, so that whoever compiles can tell by the pointer what changed.
-fn publish(sender: &Sender, mut model: Model, rejections: Vec<Rejection>) {
+/// Equal objects keep their `Arc`, and the maps what they have in common: whoever compares two models, as
+/// each step from here to the kernel does, looks only at what they do not share.
+fn publish_anew(sender: &Sender, mut model: Model, rejections: Vec<Rejection>) {
+    if let Some(last) = sender.borrow().as_ref() {
+        keep_equal(&mut model, &last.model);
+    }
+    publish(sender, model, rejections);
+}
+
+/// Publishes `model` and `rejections`, unless they are what was published last (item 12). `model` has grown
+/// out of the last one.
+fn publish(sender: &Sender, model: Model, rejections: Vec<Rejection>) {
     sender.send_if_modified(|published| {
         let last = published.clone().unwrap_or_default();
-        keep_equal(&mut model, &last.model);
         if published.is_some() && *last.model == model && last.rejections == rejections {
             return false;
         }
@@ -167,11 +176,24 @@ mod tests {
     }
 
     #[test]
+    fn a_model_that_has_grown_is_published_as_it_is() {
+        let (sender, receiver) = channel();
+        let mut grown = model("a");
+        for number in 0..100 {
+            let name = ObjectName::new("default", number.to_string());
+            grown.slices.insert(name, Slices::default());
+            publish(&sender, grown.clone(), Vec::new());
+            let published = receiver.borrow().clone().unwrap();
+            assert!(published.model.slices.ptr_eq(&grown.slices), "{number}");
+        }
+    }
+
+    #[test]
     fn what_did_not_change_keeps_its_pointer() {
         let (sender, receiver) = channel();
-        publish(&sender, model("a"), Vec::new());
+        publish_anew(&sender, model("a"), Vec::new());
         let first = receiver.borrow().clone().unwrap();
-        publish(&sender, model("b"), Vec::new());
+        publish_anew(&sender, model("b"), Vec::new());
         let second = receiver.borrow().clone().unwrap();
         let slice = |snapshot: &Snapshot| {
             let (_, slices) = snapshot.model.slices.get_min().unwrap();

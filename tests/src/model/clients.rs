@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use lb_common::{
-    Addr, AffinityKey, Backend, BackendRef, Extent, FlowKey, Frontend, Pin, Slot, Tuple,
-    backend::sets, counter::Outcome, flow::edge, frontend::flags, protocol, select,
+    Addr, AffinityKey, Backend, BackendRef, Extent, FlowKey, Frontend, Slot, Tuple, backend::sets,
+    counter::Outcome, flow::edge, frontend::flags, protocol, select,
 };
 
 use super::{Across, Change, Fate, Meeting, Model, Next, answers::Message, end, headers::Reading};
@@ -335,45 +335,8 @@ impl Model {
         }
     }
 
-    /// The connection of this client that is not where the table says: with the slot's previous
-    /// owner, or where its pin says.
-    fn recall(&mut self, call: Call<'_>, previous: BackendRef) -> Option<Leg> {
-        if let Some(leg) = self.leg(call, previous)
-            && self.goes_on(call, &leg)
-        {
-            let key = call.reply_key(&leg);
-            let connection = self.memory.connections.get_mut(&key)?;
-            if !connection.pinned {
-                connection.pinned = true;
-                self.pin(call, &leg);
-            }
-            return Some(leg);
-        }
-        let pin = *self.memory.pins.get(&call.tuple().pin())?;
-        let leg = Leg {
-            source_port: pin.source_port,
-            ..self.leg(call, pin.backend)?
-        };
-        self.goes_on(call, &leg).then_some(leg)
-    }
-
-    /// Whether netfilter goes on with the packet's connection, which it has translated until now.
-    fn is_elsewhere(&self, call: Call<'_>) -> bool {
-        let pin = self.memory.pins.get(&call.tuple().pin());
-        pin == Some(&Pin::ELSEWHERE) && !call.packet.opens()
-    }
-
-    pub(super) fn pin(&mut self, call: Call<'_>, leg: &Leg) {
-        let pin = Pin {
-            backend: leg.reference,
-            source_port: leg.source_port,
-            pad: 0,
-        };
-        self.memory.pins.insert(call.tuple().pin(), pin);
-    }
-
     /// Whether there is a connection with this backend, and the packet is of it.
-    fn goes_on(&mut self, call: Call<'_>, leg: &Leg) -> bool {
+    pub(super) fn goes_on(&mut self, call: Call<'_>, leg: &Leg) -> bool {
         let key = call.reply_key(leg);
         let (serves, is_active) = match self.tables.backend(leg.reference) {
             Some(backend) => (backend.serves(), backend.is_active()),

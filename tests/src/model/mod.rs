@@ -16,6 +16,7 @@ mod headers;
 mod memory;
 mod opening;
 mod pieces;
+mod pins;
 mod replies;
 mod routes;
 mod sums;

@@ -100,7 +100,7 @@ impl Files {
         let (model, mut rejections) = assemble(objects, &self.role);
         let problems = self.files.values().filter_map(|file| file.problem.as_ref());
         rejections.extend(self.problem.iter().chain(problems).cloned());
-        source::publish(sender, model, rejections);
+        source::publish_anew(sender, model, rejections);
     }
 
     /// Where the files really are, if they are symbolic links out of their directory.
