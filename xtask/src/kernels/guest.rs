@@ -105,6 +105,8 @@ enum Part {
 struct Listener {
     told: Told,
     part: Part,
+    /// Whether the agent has said what is missing.
+    is_told: bool,
 }
 
 impl Listener {
@@ -116,6 +118,7 @@ impl Listener {
         Self {
             told,
             part: Part::Boot,
+            is_told: false,
         }
     }
 
@@ -133,6 +136,10 @@ impl Listener {
         if line.starts_with("test ") {
             println!("  {line}");
         }
+        if let Some(lacking) = lacking(line) {
+            self.told.reason = Some(lacking);
+            self.is_told = true;
+        }
         if let Some((_, output)) = line.split_once("Verifier output: ") {
             self.told.reason.get_or_insert(output.to_owned());
         }
@@ -149,11 +156,19 @@ impl Listener {
             return;
         }
         if let Some(reason) = &mut self.told.reason
+            && !self.is_told
             && is_verdict(line)
         {
             line.trim().clone_into(reason);
         }
     }
+}
+
+/// What the agent says that the kernel has not.
+fn lacking(line: &str) -> Option<String> {
+    let (_, lacking) = line.split_once("this kernel lacks ")?;
+    let (feature, _) = lacking.split_once(": ")?;
+    Some(format!("it lacks {feature}"))
 }
 
 /// Whether a line of the verifier's says what it has against a program.
@@ -342,6 +357,21 @@ mod tests {
         assert!(told.clusters.has_failures() && !told.programs.has_failures());
         assert!(told.is_complete);
         assert_eq!(told.reason, None);
+    }
+
+    #[test]
+    fn what_the_agent_says_is_the_reason_whatever_the_verifier_says() {
+        let mut listener = Listener::new("5.10.0");
+        for line in [
+            "== programs",
+            "a bench: this kernel lacks one thing: nothing is served without (`lb-agent features`)",
+            "Verifier output: 0: R1=ctx()",
+            "       invalid func unknown#163",
+        ] {
+            listener.hear(line);
+        }
+        let reason = listener.told.reason.as_deref();
+        assert_eq!(reason, Some("it lacks one thing"));
     }
 
     #[test]

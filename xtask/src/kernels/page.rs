@@ -21,7 +21,7 @@ pub(super) fn write(rows: &[Told]) -> String {
     let reasons: Vec<_> = rows.iter().filter_map(reason).collect();
     let mut text = HEAD.to_owned() + &lines.concat();
     if !reasons.is_empty() {
-        text += "\nWhere none serves, this is the first thing that the kernel has against the programs:\n\n";
+        text += "\nWhere none serves, this is why:\n\n";
         text += &reasons.concat();
     }
     text
