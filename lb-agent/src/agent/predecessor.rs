@@ -104,15 +104,7 @@ impl Predecessor {
             Err(error) => Err(error.into()),
         };
         self.state = match marked {
-            Ok(left) => {
-                if left > 0 {
-                    info!(
-                        connections = left,
-                        "connections that netfilter translates (kube-proxy's) are left to it until they end"
-                    );
-                }
-                State::Alone
-            }
+            Ok(()) => State::Alone,
             Err(error) => unsettled(&error, Instant::now()),
         };
     }
@@ -142,15 +134,27 @@ fn unsettled(error: &BoxedError, now: Instant) -> State {
 
 type BoxedError = Box<dyn std::error::Error + Send + Sync>;
 
-/// How many of these connections are left to netfilter now.
-fn mark(pin_dir: &Path, connections: &[Elsewhere]) -> Result<usize, BoxedError> {
+/// Leaves these connections to netfilter.
+fn mark(pin_dir: &Path, connections: &[Elsewhere]) -> Result<(), BoxedError> {
     if connections.is_empty() {
-        return Ok(0);
+        return Ok(());
     }
     let lifetime_s = Phase::Established.lifetime_s(protocol::TCP);
     // Nobody notes the packets of these: they keep their ports for so long.
     let expires_tick = kernel::tick_in(lifetime_s)?;
-    Ok(bpf::leave(pin_dir, connections, expires_tick)?)
+    let left = bpf::leave(pin_dir, connections, expires_tick)?;
+    info!(
+        connections = left,
+        "connections that netfilter translates (kube-proxy's) are left to it until they end"
+    );
+    if left < connections.len() {
+        let others = connections.len() - left;
+        warn!(
+            others,
+            "there is no room to note more of them: others may be reset"
+        );
+    }
+    Ok(())
 }
 
 /// A node can have a million connections: other tasks go on meanwhile.

@@ -1,16 +1,20 @@
 //! Connections that netfilter translates, by rules of a proxy that was there before.
 
-use std::path::Path;
+use std::{io, path::Path};
 
-use aya::maps::{HashMap, Map, MapData, MapError};
-use bytemuck::Zeroable as _;
+use aya::maps::MapError;
+use bytemuck::{Zeroable as _, bytes_of};
 use lb_common::{
-    Flow, FlowKey, Pin, PinKey, Tuple,
+    Flow, FlowKey, Pin, Tuple,
     flow::{confirmed, edge},
     maps::{FLOWS, LAYOUT_VERSION, PINS},
 };
 
-use super::{error::Error, maps::Raw, pins::Pins, raw::Put};
+use super::{
+    error::Error,
+    pins::Pins,
+    raw::{Put, RawMap},
+};
 
 /// Part of `PINS` that marks may take: the others are of connections of ours.
 const SHARE: usize = 2;
@@ -32,15 +36,15 @@ pub struct Elsewhere {
 ///
 /// [`Error::Map`] if a map cannot be changed.
 pub fn leave(pin_dir: &Path, connections: &[Elsewhere], expires_tick: u64) -> Result<usize, Error> {
-    let mut pins = Marks::<PinKey, Pin>::open(pin_dir, PINS)?;
-    let mut flows = Marks::<FlowKey, Flow>::open(pin_dir, FLOWS)?;
-    let some = connections.len().min(pins.max_entries / SHARE);
-    let connections = connections.get(..some).unwrap_or_default();
+    let (pins, flows) = (open(pin_dir, PINS)?, open(pin_dir, FLOWS)?);
+    let room = pins.spec.max_entries as usize / SHARE;
+    let connections = connections.get(..room).unwrap_or(connections);
     for connection in connections {
-        pins.put(connection.forward.pin(), Pin::ELSEWHERE, Put::Any)?;
+        let pin = connection.forward.pin();
+        put(&pins, bytes_of(&pin), bytes_of(&Pin::ELSEWHERE))?;
         if connection.reply.dst != connection.forward.src {
             let (key, flow) = taken(connection, expires_tick);
-            flows.put(key, flow, Put::IfAbsent)?;
+            put(&flows, bytes_of(&key), bytes_of(&flow))?;
         }
     }
     Ok(connections.len())
@@ -64,48 +68,27 @@ fn taken(connection: &Elsewhere, expires_tick: u64) -> (FlowKey, Flow) {
     (FlowKey::of_reply(reply, edge::WIRE_INGRESS), flow)
 }
 
-/// A map that they are noted in.
-struct Marks<K, V> {
-    name: &'static str,
-    map: HashMap<MapData, Raw<K>, Raw<V>>,
-    max_entries: usize,
+fn open(pin_dir: &Path, name: &'static str) -> Result<RawMap, Error> {
+    let path = Pins::at(pin_dir, LAYOUT_VERSION).map(name);
+    let map = RawMap::open(name, &path)?;
+    map.ok_or_else(|| failed("open", name, io::ErrorKind::NotFound.into()))
 }
 
-impl<K: bytemuck::Pod, V: bytemuck::Pod> Marks<K, V> {
-    fn open(pin_dir: &Path, name: &'static str) -> Result<Self, Error> {
-        let failed = |source| unusable("open", name, source);
-        let pin = Pins::at(pin_dir, LAYOUT_VERSION).map(name);
-        let data = MapData::from_pin(pin).map_err(failed)?;
-        let max_entries = data.info().map_err(failed)?.max_entries() as usize;
-        let map = Map::from_map_data(data).and_then(HashMap::try_from);
-        Ok(Self {
-            name,
-            map: map.map_err(failed)?,
-            max_entries,
-        })
-    }
-
-    /// One that is there is left alone, where that is asked for, and where there is no room is none.
-    fn put(&mut self, key: K, value: V, put: Put) -> Result<(), Error> {
-        match self.map.insert(Raw(key), Raw(value), put as u64) {
-            Err(MapError::SyscallError(error))
-                if matches!(
-                    error.io_error.raw_os_error(),
-                    Some(libc::EEXIST | libc::E2BIG)
-                ) =>
-            {
-                Ok(())
-            }
-            put => put.map_err(|source| unusable("change", self.name, source)),
+/// What is there is of a connection of ours, and stays; and who finds no room is served like anybody.
+fn put(map: &RawMap, key: &[u8], value: &[u8]) -> Result<(), Error> {
+    match map.put(key, value, Put::IfAbsent) {
+        Err(error) if error.raw_os_error() != Some(libc::E2BIG) => {
+            Err(failed("change", map.spec.name, error))
         }
+        _ => Ok(()),
     }
 }
 
-fn unusable(action: &'static str, map: &'static str, source: MapError) -> Error {
+fn failed(action: &'static str, map: &'static str, source: io::Error) -> Error {
     Error::Map {
         action,
         map,
-        source: Box::new(source),
+        source: Box::new(MapError::IoError(source)),
     }
 }
 
