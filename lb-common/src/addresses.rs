@@ -1,22 +1,26 @@
 //! Which addresses other tables can know: all else costs a packet no look-up in them.
 //!
-//! A Bloom filter with one hash: a bit for each address and role. Bits are set before an element is
-//! written that they stand for, and never cleared: flows outlive backends, and a bit too many costs
-//! one look-up.
+//! A Bloom filter with one hash: a bit for each address and role, and for each port of a backend. Bits are
+//! set before an element is written that they stand for, and never cleared: flows outlive backends, and a
+//! bit too many costs one look-up.
 
 use crate::{Addr, hash};
 
-/// What an address may be.
+/// What an address may be, whatever the port.
 #[repr(u64)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// An address of `FRONTENDS`.
     Dialled = 1,
-    /// An address of `BACKENDS`, of now or of earlier: replies come from there.
+    /// An address of `BACKENDS`, of now or of earlier. Programs do not ask for it any more: earlier ones,
+    /// which may come back, do.
     Backend = 2,
     /// An address of `VIPS`.
     Vip = 3,
 }
+
+/// What stands beside a backend's port in the hash: more than any [`Role`].
+const PORT_SHIFT: u32 = 8;
 
 /// Binary logarithm of the number of bits: five for each address if all maps of the default size
 /// are full.
@@ -39,7 +43,26 @@ impl Place {
     #[inline(always)]
     #[must_use]
     pub fn of(addr: Addr, role: Role) -> Self {
-        let bit = hash::short(addr, role as u64) >> (u32::BITS - BITS);
+        Self::by(addr, role as u64)
+    }
+
+    /// The place of a backend of now or of earlier, by the port that replies come from, too: what a pod
+    /// sends as a client of others is none of its replies. `port` in host byte order.
+    #[inline(always)]
+    #[must_use]
+    pub fn of_backend(addr: Addr, port: u16) -> Self {
+        Self::by(addr, (u64::from(port) + 1) << PORT_SHIFT)
+    }
+
+    /// The bit that is set once all backends there are have theirs: earlier versions knew none by port.
+    #[must_use]
+    pub fn of_known_ports() -> Self {
+        Self::of_backend(Addr::UNSPECIFIED, 0)
+    }
+
+    #[inline(always)]
+    fn by(addr: Addr, word: u64) -> Self {
+        let bit = hash::short(addr, word) >> (u32::BITS - BITS);
         Self {
             index: bit >> 6,
             mask: 1 << (bit & 63),
@@ -70,6 +93,18 @@ mod tests {
                 prop_assert!((place.index as usize) < ELEMENTS);
                 prop_assert_eq!(place.mask.count_ones(), 1);
             }
+        }
+
+        #[test]
+        fn the_ports_of_a_backend_have_places_of_their_own(bits: u32, first: u16) {
+            let addr: Addr = Ipv4Addr::from_bits(bits).into();
+            let ports = (0..1000).map(|n| first.wrapping_add(n));
+            let places: BTreeSet<_> = ports
+                .map(|port| Place::of_backend(addr, port))
+                .map(|Place { index, mask }| (index, mask))
+                .collect();
+            // A million places, and chance.
+            prop_assert!(places.len() > 990, "{}", places.len());
         }
 
         #[test]

@@ -9,7 +9,7 @@ use aya_ebpf::{
 use lb_common::{
     Addr, Affinity, AffinityKey, Backend, Counter, DatapathConfig, Flow, FlowKey, FragmentKey,
     Fragments, Frontend, FrontendKey, Hop, Interface, Pin, PinKey, Slot, SourceRange, Vip,
-    addresses::{Place, Role},
+    addresses::Place,
     counter::{Hook, Outcome},
     flow::Now,
     packet::Parsed,
@@ -61,8 +61,7 @@ impl<C, P: AtHook> Tables for Run<C, P> {
     }
 
     #[inline(always)]
-    fn may_be(&self, addr: Addr, role: Role) -> bool {
-        let place = Place::of(addr, role);
+    fn may_be(&self, place: Place) -> bool {
         ADDRESSES
             .get(place.index)
             .is_some_and(|bits| *bits & place.mask != 0)

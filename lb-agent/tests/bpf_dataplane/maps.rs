@@ -7,13 +7,16 @@ use std::{
     os::unix::fs::PermissionsExt as _,
 };
 
+use aya::maps::{Array, Map, MapData};
 use lb_agent::dataplane::{
-    Dataplane as _, Element, Error as DataplaneError, Key, Observation, bpf::Error,
+    Dataplane as _, Element, Error as DataplaneError, Key, Observation,
+    bpf::{Error, Options, Step},
 };
 use lb_common::{
     Addr, Backend, BackendRef, BackendState, Extent, Frontend, FrontendKey, Interface, Role,
     ServiceNet, ServiceNets, Slot, SourceRange, Vip,
-    maps::{MapSpec, SPECS},
+    addresses::{self, Place},
+    maps::{ADDRESSES, BACKENDS, LAYOUT_VERSION, MapSpec, SPECS},
     protocol, vip,
 };
 
@@ -144,6 +147,53 @@ fn what_is_written_is_read_back_also_by_the_next_process() {
     let next = pins.open();
     assert_eq!(next.observe().unwrap(), expected);
     assert_eq!(next.slots()[4094..], slots());
+}
+
+/// The pinned bits of addresses of an agent that serves, or of what is being made.
+fn bits(pins: &PinDir, suffix: &str) -> Array<MapData, u64> {
+    let layout = format!("v{LAYOUT_VERSION}{suffix}");
+    let path = pins.0.join(layout).join("maps").join(ADDRESSES);
+    Map::Array(MapData::from_pin(path).unwrap())
+        .try_into()
+        .unwrap()
+}
+
+#[test]
+fn backends_of_an_earlier_version_are_known_by_their_ports_before_programs_look() {
+    let pins = PinDir::new();
+    let full = |options: &mut Options| {
+        let bits = options.maps.iter_mut().find(|map| map.name == ADDRESSES);
+        bits.unwrap().max_entries = addresses::ELEMENTS as u32;
+    };
+    let known = |suffix: &str| {
+        let Place { index, mask } = Place::of_backend(addr(1), 80);
+        bits(&pins, suffix).get(&index, 0).unwrap() & mask != 0
+    };
+    let mut dataplane = pins.open_with(full).unwrap();
+    assert!(!known(""));
+    dataplane.put(&Element::Backend(5, backend(1))).unwrap();
+    assert!(known(""));
+    drop(dataplane);
+    let forget = || {
+        let mut bits = bits(&pins, "");
+        for index in 0..bits.len() {
+            bits.set(index, 0, 0).unwrap();
+        }
+    };
+    forget();
+    assert!(!known(""));
+    drop(pins.open_with(full).unwrap());
+    assert!(known(""));
+    // Also where programs are attached to new maps before the old ones go.
+    forget();
+    let stopped = pins.open_with(|options| {
+        full(options);
+        let backends = options.maps.iter_mut().find(|map| map.name == BACKENDS);
+        backends.unwrap().max_entries *= 2;
+        options.stop_after = Some(Step::Filled);
+    });
+    assert!(matches!(stopped, Err(Error::Stopped(Step::Filled))));
+    assert!(known("-next"));
 }
 
 #[test]

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     Addr, BackendRef, Extent, Flow, FlowKey, Frontend, Hop, Slot, Tuple,
-    addresses::Role,
+    addresses::{Place, Role},
     backend::Backend,
     counter::Outcome,
     flow::{Direction, confirmed, edge},
@@ -138,7 +138,7 @@ pub fn forward<E: Env>(
             Site::Wire => Some(scratch.drops(Outcome::Martian)),
         };
     }
-    let dialled = if env.may_be(tuple.dst, Role::Dialled) {
+    let dialled = if env.may_be(Place::of(tuple.dst, Role::Dialled)) {
         scratch.frontend_key = tuple.frontend();
         env.frontend(&scratch.frontend_key)
     } else {

@@ -24,7 +24,7 @@ use crate::{
     Addr, Affinity, AffinityKey, Backend, BackendRef, DatapathConfig, Extent, Flow, FlowKey,
     FragmentKey, Fragments, Frontend, FrontendKey, HeldKey, Hop, Interface, Pin, PinKey, Slot,
     SourceRange, Vip,
-    addresses::Role,
+    addresses::Place,
     answer::{Message, Quote, Spent},
     counter::Outcome,
     flow::Now,
@@ -40,8 +40,8 @@ pub trait Tables {
     fn config(&self) -> DatapathConfig;
     /// The time.
     fn now(&self) -> Now;
-    /// Whether `addr` may be what `role` says; if not, no table knows it as that.
-    fn may_be(&self, addr: Addr, role: Role) -> bool;
+    /// Whether the bit at this place of `ADDRESSES` is set; if not, no table knows what it stands for.
+    fn may_be(&self, place: Place) -> bool;
     /// An element of `FRONTENDS`.
     fn frontend(&self, key: &FrontendKey) -> Option<Frontend>;
     /// An element of `SLOTS`.

@@ -9,7 +9,11 @@ use super::{
     within::stay_within,
 };
 use crate::{
-    Addr, FrontendKey, Hop, addresses::Role, counter::Outcome, flow::confirmed, frontend::flags,
+    Addr, FrontendKey, Hop,
+    addresses::{Place, Role},
+    counter::Outcome,
+    flow::confirmed,
+    frontend::flags,
     protocol, select, vip,
 };
 
@@ -119,7 +123,7 @@ fn insert_somewhere<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site, begi
 #[inline(never)]
 fn is_from_a_service<E: Env>(env: &E, scratch: &mut Scratch) -> bool {
     let tuple = &scratch.parsed.tuple;
-    if !env.may_be(tuple.src, Role::Vip) {
+    if !env.may_be(Place::of(tuple.src, Role::Vip)) {
         return false;
     }
     let Some(vip) = env.vip(&tuple.src) else {

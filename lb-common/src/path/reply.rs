@@ -3,7 +3,7 @@
 use super::{Action, Env, Route, Scratch, send::leave};
 use crate::{
     Flow, FlowKey, Hop, Tuple,
-    addresses::Role,
+    addresses::Place,
     counter::Outcome,
     flow::{Direction, edge},
     rewrite::Endpoint,
@@ -18,7 +18,7 @@ fn undo<E: Env>(
     scratch: &mut Scratch,
     expected: impl FnOnce(&Flow, &Tuple) -> bool,
 ) -> Option<bool> {
-    if !env.may_be(scratch.key.src, Role::Backend) {
+    if !env.may_be(Place::of_backend(scratch.key.src, scratch.key.src_port)) {
         return None;
     }
     let now = env.now();
@@ -116,7 +116,8 @@ pub fn forget<E: Env>(
     was_seen_to: impl FnOnce(&E) -> bool,
 ) {
     let tuple = &scratch.parsed.tuple;
-    if !scratch.parsed.opens() || !env.may_be(tuple.dst, Role::Backend) || was_seen_to(env) {
+    let may_be_backends = |env: &E| env.may_be(Place::of_backend(tuple.dst, tuple.dst_port));
+    if !scratch.parsed.opens() || !may_be_backends(env) || was_seen_to(env) {
         return;
     }
     let reply = Tuple {

@@ -1,13 +1,16 @@
 //! Which addresses are worth a look-up.
 
-use std::sync::atomic::Ordering;
+use std::{io, sync::atomic::Ordering};
 
+use aya::maps::MapError;
+use bytemuck::{AnyBitPattern, pod_read_unaligned};
 use lb_common::{
-    Addr,
+    Addr, Backend, FlowKey, FrontendKey,
     addresses::{Place, Role},
+    maps::{ADDRESSES, BACKENDS, FLOWS, FRONTENDS, OPENING, VIPS},
 };
 
-use super::words::Words;
+use super::{error::Error, pins::Pins, raw::RawMap, words::Words};
 use crate::dataplane::Element;
 
 /// The bits of `ADDRESSES`.
@@ -18,16 +21,10 @@ impl Addresses {
         Self(words)
     }
 
-    /// Whether no address is known: the map is new, whatever the others hold.
-    pub(super) fn is_empty(&self) -> bool {
-        let mut words = self.0.as_slice().iter();
-        words.all(|word| word.load(Ordering::Relaxed) == 0)
-    }
-
     /// Lets programs look up what `element` is about.
     pub(super) fn add_of(&mut self, element: &Element) {
         match element {
-            Element::Backend(_, backend) => self.add(backend.addr, Role::Backend),
+            Element::Backend(_, backend) => self.add_backend(backend.addr, backend.port),
             Element::Frontend(key, _) => self.add(key.addr, Role::Dialled),
             Element::Vip(addr, _) => self.add(*addr, Role::Vip),
             Element::Interface(..) | Element::SourceRange(_) | Element::ServiceNets(_) => {}
@@ -36,11 +33,87 @@ impl Addresses {
 
     /// Lets programs look `addr` up as a `role` from now on. To be called before the element is
     /// written.
-    pub(super) fn add(&mut self, addr: Addr, role: Role) {
-        let Place { index, mask } = Place::of(addr, role);
+    fn add(&mut self, addr: Addr, role: Role) {
+        self.set(Place::of(addr, role));
+    }
+
+    /// Lets programs look for replies of a backend from now on.
+    fn add_backend(&mut self, addr: Addr, port: u16) {
+        self.set(Place::of_backend(addr, port));
+        self.add(addr, Role::Backend);
+    }
+
+    fn set(&mut self, Place { index, mask }: Place) {
         // The map has been compared with what is expected: every place is there.
         if let Some(word) = self.0.as_slice().get(index as usize) {
             word.fetch_or(mask, Ordering::Release);
         }
     }
+
+    fn is_set(&self, Place { index, mask }: Place) -> bool {
+        let word = self.0.as_slice().get(index as usize);
+        word.is_some_and(|word| word.load(Ordering::Acquire) & mask != 0)
+    }
+}
+
+/// Lets programs look up what the maps hold that are pinned: a new `ADDRESSES` knows nothing of it, and one
+/// of an earlier version no backend by its port.
+///
+/// # Errors
+///
+/// [`Error::Map`] if a map cannot be read, [`Error::Mmap`] if `ADDRESSES` cannot be mapped.
+pub(super) fn complete(pins: &Pins) -> Result<(), Error> {
+    let Some(map) = RawMap::open(ADDRESSES, &pins.map(ADDRESSES))? else {
+        return Ok(());
+    };
+    let mut addresses = match Words::new(map.as_fd(), map.spec.max_entries) {
+        Ok(words) => Addresses(words),
+        Err(source) => {
+            return Err(Error::Mmap {
+                map: ADDRESSES,
+                source,
+            });
+        }
+    };
+    if addresses.is_set(Place::of_known_ports()) {
+        return Ok(());
+    }
+    for name in [FRONTENDS, VIPS, BACKENDS, OPENING, FLOWS] {
+        if let Some(map) = RawMap::open(name, &pins.map(name))? {
+            let found = find(&map, &mut addresses);
+            found.map_err(|source| Error::Map {
+                action: "read",
+                map: name,
+                source: Box::new(MapError::IoError(source)),
+            })?;
+        }
+    }
+    addresses.set(Place::of_known_ports());
+    Ok(())
+}
+
+/// Adds what a map holds.
+fn find(map: &RawMap, addresses: &mut Addresses) -> io::Result<()> {
+    map.for_each(|key, value| {
+        match map.spec.name {
+            FRONTENDS => addresses.add(read::<FrontendKey>(key).addr, Role::Dialled),
+            VIPS => addresses.add(read(key), Role::Vip),
+            BACKENDS => {
+                let backend: Backend = read(value);
+                // What was never written is none.
+                if backend.generation != 0 {
+                    addresses.add_backend(backend.addr, backend.port);
+                }
+            }
+            _ => {
+                let flow: FlowKey = read(key);
+                addresses.add_backend(flow.src, flow.src_port);
+            }
+        }
+        Ok(())
+    })
+}
+
+fn read<T: AnyBitPattern>(bytes: &[u8]) -> T {
+    pod_read_unaligned(bytes)
 }

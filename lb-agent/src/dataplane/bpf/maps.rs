@@ -9,7 +9,6 @@ use aya::{
 use lb_common::{
     Addr, Backend, Flow, FlowKey, Frontend, FrontendKey, Interface, Pin, PinKey, ServiceNets, Slot,
     Vip,
-    addresses::Role,
     flow::confirmed,
     maps::{
         ADDRESSES, BACKENDS, COUNTERS, FLOWS, FRONTENDS, INTERFACES, LAYOUT_VERSION, OPENING, PINS,
@@ -61,7 +60,7 @@ pub(super) struct Tables {
 impl Tables {
     /// Takes the maps out of `ebpf`.
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, Error> {
-        let mut tables = Self {
+        Ok(Self {
             frontends: Table::take(ebpf, FRONTENDS)?,
             interfaces: Table::take(ebpf, INTERFACES)?,
             vips: Table::take(ebpf, VIPS)?,
@@ -74,37 +73,7 @@ impl Tables {
             counters: typed(ebpf, COUNTERS)?,
             slots: Arena::new(words(ebpf, SLOTS)?),
             addresses: Addresses::new(words(ebpf, ADDRESSES)?),
-        };
-        if tables.addresses.is_empty() {
-            tables.find_addresses()?;
-        }
-        // An earlier version did not know that there can be such.
-        for element in tables.vips.iter() {
-            tables.addresses.add(element?.0, Role::Vip);
-        }
-        Ok(tables)
-    }
-
-    /// Finds the addresses that the other maps know.
-    fn find_addresses(&mut self) -> Result<(), DataplaneError> {
-        let Self {
-            frontends,
-            flows,
-            opening,
-            backends,
-            addresses,
-            ..
-        } = self;
-        for element in frontends.iter() {
-            addresses.add(element?.0.addr, Role::Dialled);
-        }
-        for element in flows.iter().chain(opening.iter()) {
-            addresses.add(element?.0.src, Role::Backend);
-        }
-        for (_, backend) in written(backends)? {
-            addresses.add(backend.addr, Role::Backend);
-        }
-        Ok(())
+        })
     }
 }
 

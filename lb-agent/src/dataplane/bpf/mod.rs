@@ -134,6 +134,7 @@ pub fn open(object: &[u8], options: &Options) -> Result<BpfDataplane, Error> {
         kept,
         has_sockets,
     } = carry::open(object, options)?;
+    addresses::complete(&pins)?;
     let tables = Tables::take(&mut ebpf)?;
     if !has_sockets {
         sockets::sync(&mut ebpf, &pins, options.cgroup.as_deref())?;

@@ -26,7 +26,7 @@ use self::{
     stage::{Directory, discard},
 };
 use super::{
-    Options,
+    Options, addresses,
     error::Error,
     layout::{self, Layout},
     load,
@@ -238,6 +238,7 @@ impl Carry<'_> {
             copies.fill()?;
             // The first time takes a while, this time is short.
             copies.catch_up(Phase::Before)?;
+            addresses::complete(staging)?;
         }
         self.reach(Step::Filled)?;
         sockets::sync(&mut ebpf, staging, options.cgroup.as_deref())?;
