@@ -27,8 +27,9 @@ pub struct DatapathConfig {
     pub snat_addresses: [u32; 2],
     /// ICMP errors that a CPU sends a second, without those that packets are too big; 0 is no limit.
     pub icmp_errors_per_second: u32,
-    /// Zero.
-    pub pad: u32,
+    /// Elements of `FRONTEND_INDEX`; 0 if there is none, and programs ask `FRONTENDS`. Whoever loads the
+    /// programs knows it.
+    pub frontend_buckets: u32,
 }
 
 /// Bits of [`DatapathConfig::flags`].
@@ -55,7 +56,7 @@ impl DatapathConfig {
         flags: 0,
         snat_addresses: [0; 2],
         icmp_errors_per_second: Self::ICMP_ERRORS_PER_SECOND,
-        pad: 0,
+        frontend_buckets: 0,
     };
 
     /// As many as the kernel sends of its own, on all CPUs together (`net.ipv4.icmp_msgs_per_sec`).

@@ -4,9 +4,11 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::{Addr, Protocol};
 
+pub mod index;
+
 /// Key of `FRONTENDS`: address, port and protocol that a client dials.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Pod, Zeroable)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Pod, Zeroable)]
 pub struct FrontendKey {
     /// A VIP, a node address, or a loopback address (met by socket translation only).
     pub addr: Addr,
@@ -82,7 +84,7 @@ impl Extent {
 
 /// Value of `FRONTENDS`: the one commit point of a Service port.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Pod, Zeroable)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Pod, Zeroable)]
 pub struct Frontend {
     /// Identifies the Service port; all frontends of a port share it.
     pub service: u32,

@@ -41,10 +41,17 @@ pub fn pair(a: Addr, b: Addr, word: u64, seed: u32) -> u32 {
 /// in a row have different upper bits.
 #[inline(always)]
 #[must_use]
-pub fn short(addr: Addr, word: u64) -> u32 {
+pub fn wide(addr: Addr, word: u64) -> u64 {
     let (high, low) = halves(addr);
     let point = mix(word, u64::from_be(high)).wrapping_add(u64::from_be(low));
-    (point.wrapping_mul(MULTIPLIER) >> 32) as u32
+    point.wrapping_mul(MULTIPLIER)
+}
+
+/// The upper half of [`wide`].
+#[inline(always)]
+#[must_use]
+pub fn short(addr: Addr, word: u64) -> u32 {
+    (wide(addr, word) >> 32) as u32
 }
 
 /// Mixes one address and a word into 64 bits under a seed.

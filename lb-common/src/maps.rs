@@ -5,6 +5,7 @@ use crate::{
     Frontend, FrontendKey, Held, HeldKey, Interface, Pin, PinKey, ServiceNets, Slot, SourceRange,
     Vip, addresses,
     drops::Event,
+    frontend::index::{Bucket, Listed},
     socket::{SocketKey, SocketPeer},
 };
 
@@ -24,6 +25,10 @@ pub const LAB_LAYOUT_VERSION: u32 = 1_000_000;
 
 /// Default capacity of `FRONTENDS`.
 pub const FRONTENDS_MAX: usize = 65_536;
+/// Default capacity of `FRONTEND_INDEX`: two frontends for each bucket.
+pub const FRONTEND_INDEX_MAX: usize = index_buckets(FRONTENDS_MAX as u32) as usize;
+/// Default capacity of `FRONTEND_COPIES`.
+pub const FRONTEND_COPIES_MAX: usize = index_copies(FRONTENDS_MAX as u32) as usize;
 /// Default capacity of `BACKENDS`.
 pub const BACKENDS_MAX: usize = 131_072;
 /// Default capacity of the arena `SLOTS`: 32 MiB.
@@ -56,8 +61,25 @@ pub const DROPS_MAX: usize = 4096;
 /// Bytes of the ring buffer `EVENTS`: about 3,600 events.
 pub const EVENTS_MAX: usize = 1 << 18;
 
+/// How many buckets `FRONTEND_INDEX` has for so many frontends.
+#[must_use]
+pub const fn index_buckets(frontends: u32) -> u32 {
+    frontends.div_ceil(2)
+}
+
+/// How many elements `FRONTEND_COPIES` has for so many frontends: a quarter more, since one that has been
+/// exchanged rests for a second.
+#[must_use]
+pub const fn index_copies(frontends: u32) -> u32 {
+    frontends + frontends.div_ceil(4)
+}
+
 /// Address, port, protocol → Service port and its tables.
 pub const FRONTENDS: &str = "FRONTENDS";
+/// Where the copies of frontends are.
+pub const FRONTEND_INDEX: &str = "FRONTEND_INDEX";
+/// Copies of what `FRONTENDS` has.
+pub const FRONTEND_COPIES: &str = "FRONTEND_COPIES";
 /// The arena of look-up tables.
 pub const SLOTS: &str = "SLOTS";
 /// Index → backend.
@@ -163,10 +185,12 @@ impl MapSpec {
 }
 
 /// Every map of the object.
-pub const SPECS: [MapSpec; 20] = [
+pub const SPECS: [MapSpec; 22] = [
     MapSpec::new::<FrontendKey, Frontend>(FRONTENDS, Kind::Hash, FRONTENDS_MAX),
     MapSpec::new::<u32, Slot>(SLOTS, Kind::Array, SLOTS_MAX).with(MMAPABLE),
     MapSpec::new::<u32, Backend>(BACKENDS, Kind::Array, BACKENDS_MAX),
+    MapSpec::new::<u32, Bucket>(FRONTEND_INDEX, Kind::Array, FRONTEND_INDEX_MAX).with(MMAPABLE),
+    MapSpec::new::<u32, Listed>(FRONTEND_COPIES, Kind::Array, FRONTEND_COPIES_MAX).with(MMAPABLE),
     MapSpec::new::<FlowKey, Flow>(FLOWS, Kind::Hash, FLOWS_MAX),
     MapSpec::new::<FlowKey, Flow>(OPENING, Kind::LruHash, OPENING_MAX),
     MapSpec::new::<PinKey, Pin>(PINS, Kind::LruHash, PINS_MAX),

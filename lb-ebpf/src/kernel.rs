@@ -16,9 +16,12 @@ use lb_common::{
     path::{Device, FlowStore, FragmentStore, Route, Tables},
 };
 
-use crate::maps::{
-    self, ADDRESSES, AFFINITY, BACKENDS, CONFIG, COUNTERS, FLOWS, FRAGMENTS, FRONTENDS, INTERFACES,
-    OPENING, OPENING_PINS, PINS, SERVICE_NETS, SLOTS, VIPS,
+use crate::{
+    index,
+    maps::{
+        self, ADDRESSES, AFFINITY, BACKENDS, CONFIG, COUNTERS, FLOWS, FRAGMENTS, INTERFACES,
+        OPENING, OPENING_PINS, PINS, SERVICE_NETS, SLOTS, VIPS,
+    },
 };
 
 /// `EEXIST` as helpers return it.
@@ -69,8 +72,7 @@ impl<C, P: AtHook> Tables for Run<C, P> {
 
     #[inline(always)]
     fn frontend(&self, key: &FrontendKey) -> Option<Frontend> {
-        // SAFETY: copied at once. An element recycled meanwhile is told by its table's header.
-        unsafe { FRONTENDS.get(key) }.copied()
+        index::frontend(key)
     }
 
     #[inline(always)]

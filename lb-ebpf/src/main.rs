@@ -12,6 +12,7 @@ mod answer;
 mod drops;
 mod fib;
 mod held;
+mod index;
 mod kernel;
 mod linear;
 mod maps;

@@ -15,6 +15,7 @@ use lb_common::{
     FragmentKey, Fragments, Frontend, FrontendKey, Held, HeldKey, Interface, Pin, PinKey,
     ServiceNets, Slot, SourceRange, Vip, addresses,
     drops::Event,
+    frontend::index::{Bucket, Listed},
     maps,
     path::Scratch,
     socket::{SocketKey, SocketPeer},
@@ -23,6 +24,18 @@ use lb_common::{
 #[btf_map]
 pub(crate) static FRONTENDS: HashMap<FrontendKey, Frontend, { maps::FRONTENDS_MAX }> =
     HashMap::new();
+#[btf_map]
+pub(crate) static FRONTEND_INDEX: Array<
+    Bucket,
+    { maps::FRONTEND_INDEX_MAX },
+    { maps::MMAPABLE as usize },
+> = Array::new();
+#[btf_map]
+pub(crate) static FRONTEND_COPIES: Array<
+    Listed,
+    { maps::FRONTEND_COPIES_MAX },
+    { maps::MMAPABLE as usize },
+> = Array::new();
 #[btf_map]
 pub(crate) static SLOTS: Array<Slot, { maps::SLOTS_MAX }, { maps::MMAPABLE as usize }> =
     Array::new();

@@ -114,6 +114,8 @@ impl Capacities {
         let capacity = |spec: &MapSpec| match spec.name {
             // Every Service has an address, and most have one.
             maps::FRONTENDS | maps::VIPS => self.frontends,
+            maps::FRONTEND_INDEX => maps::index_buckets(self.frontends),
+            maps::FRONTEND_COPIES => maps::index_copies(self.frontends),
             maps::BACKENDS => self.backends,
             maps::SLOTS => self.slots,
             maps::FLOWS => self.flows,

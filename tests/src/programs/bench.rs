@@ -457,6 +457,9 @@ impl Bench {
     }
 }
 
+/// What clients may dial, at most.
+const FRONTENDS_MAX: u32 = 1024;
+
 /// Connections that no flood displaces, at most.
 pub const FLOWS_MAX: u32 = 256;
 
@@ -464,7 +467,10 @@ pub const FLOWS_MAX: u32 = 256;
 #[must_use]
 pub fn specs() -> Vec<MapSpec> {
     let capacity = |spec: &MapSpec| match spec.name {
-        maps::FRONTENDS => 1024,
+        maps::FRONTENDS => FRONTENDS_MAX,
+        // So few that some frontends spill: programs have to find these, too.
+        maps::FRONTEND_INDEX => 4,
+        maps::FRONTEND_COPIES => maps::index_copies(FRONTENDS_MAX),
         maps::BACKENDS => 2048,
         maps::SLOTS => 1 << 18,
         maps::FLOWS => FLOWS_MAX,

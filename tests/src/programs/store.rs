@@ -8,9 +8,10 @@ use lb_common::{
     DropKey, Flow, FlowKey, Frontend, FrontendKey, Pin, PinKey, ServiceNets,
     counter::Outcome,
     drops::Event,
+    frontend::index::Listed,
     maps::{
-        DROPS, EVENTS, FLOWS, FRONTENDS, LAST_DROPS, LAYOUT_VERSION, OPENING, OPENING_PINS, PINS,
-        SERVICE_NETS,
+        DROPS, EVENTS, FLOWS, FRONTEND_COPIES, FRONTENDS, LAST_DROPS, LAYOUT_VERSION, OPENING,
+        OPENING_PINS, PINS, SERVICE_NETS,
     },
 };
 
@@ -32,6 +33,7 @@ pub(super) struct Store {
     pins: Table<PinKey, Pin>,
     opening_pins: Table<PinKey, Pin>,
     frontends: Table<FrontendKey, Frontend>,
+    copies: Array<MapData, Raw<Listed>>,
     service_nets: Array<MapData, Raw<ServiceNets>>,
     drops: PerCpuHashMap<MapData, Raw<DropKey>, u64>,
     last_drops: PerCpuArray<MapData, Raw<Event>>,
@@ -47,6 +49,7 @@ impl Store {
             pins: open(pin_dir, PINS)?,
             opening_pins: open(pin_dir, OPENING_PINS)?,
             frontends: open(pin_dir, FRONTENDS)?,
+            copies: open(pin_dir, FRONTEND_COPIES)?,
             service_nets: open(pin_dir, SERVICE_NETS)?,
             drops: open(pin_dir, DROPS)?,
             last_drops: open(pin_dir, LAST_DROPS)?,
@@ -126,13 +129,19 @@ impl Store {
 
     /// Makes every frontend name a table that has been replaced.
     pub(super) fn tear_tables(&mut self) -> Result<()> {
-        for (key, frontend) in read(&self.frontends)? {
-            let torn = Frontend {
-                generation: frontend.generation.wrapping_add(1),
-                ..frontend
-            };
-            let put = self.frontends.insert(Raw(key), Raw(torn), 0);
+        let tear = |frontend: &mut Frontend| {
+            frontend.generation = frontend.generation.wrapping_add(1);
+        };
+        for (key, mut frontend) in read(&self.frontends)? {
+            tear(&mut frontend);
+            let put = self.frontends.insert(Raw(key), Raw(frontend), 0);
             put.context("write FRONTENDS")?;
+        }
+        for index in 0..self.copies.len() {
+            let Raw(mut listed) = self.copies.get(&index, 0).context("read a copy")?;
+            tear(&mut listed.frontend);
+            let put = self.copies.set(index, Raw(listed), 0);
+            put.context("write FRONTEND_COPIES")?;
         }
         Ok(())
     }

@@ -8,7 +8,10 @@ use aya::{
     programs::{CgroupSockAddr, Program, ProgramError, SchedClassifier, Xdp},
 };
 use caps::{CapSet, Capability};
-use lb_common::maps::MapSpec;
+use lb_common::{
+    DatapathConfig,
+    maps::{FRONTEND_INDEX, MapSpec},
+};
 
 use super::{
     Options, TcMode, XdpMode,
@@ -77,7 +80,11 @@ pub(super) fn has_filters(mode: TcMode) -> Result<bool, Error> {
 }
 
 fn load_object(object: &[u8], options: &Options, pins: &Pins) -> Result<Ebpf, Error> {
-    let config = Raw(options.config);
+    let index = options.maps.iter().find(|map| map.name == FRONTEND_INDEX);
+    let config = Raw(DatapathConfig {
+        frontend_buckets: index.map_or(0, |map| map.max_entries),
+        ..options.config
+    });
     let mut loader = EbpfLoader::new();
     loader.override_global("CONFIG", &config, true);
     for spec in &options.maps {

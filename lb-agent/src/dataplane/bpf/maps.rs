@@ -23,6 +23,7 @@ use super::{
     batch::{self, Batches},
     error::{Error, is_absent},
     failpoint,
+    index::Index,
     pins::Pins,
     ranges::Ranges,
     words::Words,
@@ -55,11 +56,12 @@ pub(super) struct Tables {
     counters: PerCpuArray<MapData, u64>,
     slots: Arena,
     addresses: Addresses,
+    index: Index,
 }
 
 impl Tables {
-    /// Takes the maps out of `ebpf`.
-    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, Error> {
+    /// Takes the maps out of `ebpf`; `index` says what its frontends are.
+    pub(super) fn take(ebpf: &mut Ebpf, index: Index) -> Result<Self, Error> {
         Ok(Self {
             frontends: Table::take(ebpf, FRONTENDS)?,
             interfaces: Table::take(ebpf, INTERFACES)?,
@@ -73,6 +75,7 @@ impl Tables {
             counters: typed(ebpf, COUNTERS)?,
             slots: Arena::new(words(ebpf, SLOTS)?),
             addresses: Addresses::new(words(ebpf, ADDRESSES)?),
+            index,
         })
     }
 }
@@ -224,7 +227,11 @@ impl Dataplane for BpfDataplane {
                 let put = tables.backends.set(*index, Raw(*backend), 0);
                 put.map_err(refused)
             }
-            Element::Frontend(key, frontend) => tables.frontends.put(key, frontend),
+            Element::Frontend(key, frontend) => {
+                tables.frontends.put(key, frontend)?;
+                tables.index.put(key, frontend);
+                Ok(())
+            }
             Element::Interface(ifindex, interface) => tables.interfaces.put(ifindex, interface),
             Element::Vip(addr, vip) => tables.vips.put(addr, vip),
             Element::SourceRange(range) => tables.source_ranges.put(range).map_err(refused),
@@ -272,8 +279,13 @@ impl Dataplane for BpfDataplane {
             }
             _ => 0,
         };
+        let (written, rest) = elements.split_at_checked(written).unwrap_or_default();
+        for element in written {
+            if let Element::Frontend(key, frontend) = element {
+                self.tables.index.put(key, frontend);
+            }
+        }
         // What is left is refused, and says why, or is of a map that is written element by element.
-        let rest = elements.get(written..).unwrap_or_default();
         rest.iter().try_for_each(|element| self.put(element))
     }
 
@@ -281,7 +293,10 @@ impl Dataplane for BpfDataplane {
         failpoint::pass();
         let tables = &mut self.tables;
         match key {
-            Key::Frontend(key) => tables.frontends.remove(key),
+            Key::Frontend(key) => {
+                tables.index.remove(key);
+                tables.frontends.remove(key)
+            }
             Key::Interface(ifindex) => tables.interfaces.remove(ifindex),
             Key::Vip(addr) => tables.vips.remove(addr),
             Key::SourceRange(range) => match tables.source_ranges.remove(range) {

@@ -17,6 +17,7 @@ mod error;
 mod failpoint;
 mod features;
 mod filter;
+mod index;
 pub mod kernel;
 mod layout;
 mod link;
@@ -65,7 +66,7 @@ pub use self::{
     sweep::{Sweeper, Swept},
     verify::{BrokenLink, Fault},
 };
-use self::{maps::Tables, pins::Pins};
+use self::{index::Index, maps::Tables, pins::Pins};
 
 /// How the programs are loaded and attached.
 #[derive(Clone, Debug)]
@@ -135,7 +136,7 @@ pub fn open(object: &[u8], options: &Options) -> Result<BpfDataplane, Error> {
         has_sockets,
     } = carry::open(object, options)?;
     addresses::complete(&pins)?;
-    let tables = Tables::take(&mut ebpf)?;
+    let tables = Tables::take(&mut ebpf, Index::open(&pins)?)?;
     if !has_sockets {
         sockets::sync(&mut ebpf, &pins, options.cgroup.as_deref())?;
     }

@@ -45,6 +45,8 @@ pub(super) fn specs(services: u32, flows: u32) -> Vec<MapSpec> {
     let used = 4 * (1 << maglev::bits_for(BACKENDS.into()));
     let needed = |spec: &MapSpec| match spec.name {
         maps::FRONTENDS | maps::VIPS => services + 64,
+        maps::FRONTEND_INDEX => maps::index_buckets(services + 64),
+        maps::FRONTEND_COPIES => maps::index_copies(services + 64),
         maps::BACKENDS => services + 4 * u32::from(BACKENDS) + 64,
         maps::FLOWS => flows,
         // The arena is dealt out in powers of two, and a little is lost.

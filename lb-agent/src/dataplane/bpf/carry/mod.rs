@@ -28,6 +28,7 @@ use self::{
 use super::{
     Options, addresses,
     error::Error,
+    index::Index,
     layout::{self, Layout},
     load,
     pins::Pins,
@@ -239,6 +240,7 @@ impl Carry<'_> {
             // The first time takes a while, this time is short.
             copies.catch_up(Phase::Before)?;
             addresses::complete(staging)?;
+            drop(Index::open(staging)?);
         }
         self.reach(Step::Filled)?;
         sockets::sync(&mut ebpf, staging, options.cgroup.as_deref())?;

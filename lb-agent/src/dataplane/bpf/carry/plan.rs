@@ -3,8 +3,9 @@
 use std::fmt;
 
 use lb_common::maps::{
-    ADDRESSES, AFFINITY, COUNTERS, DROPS, EVENTS, FLOWS, FRAGMENTS, HELD, Kind, LAST_DROPS,
-    MapSpec, OPENING, OPENING_PINS, PINS, SERVICE_NETS, SOCKETS,
+    ADDRESSES, AFFINITY, COUNTERS, DROPS, EVENTS, FLOWS, FRAGMENTS, FRONTEND_COPIES,
+    FRONTEND_INDEX, HELD, Kind, LAST_DROPS, MapSpec, OPENING, OPENING_PINS, PINS, SERVICE_NETS,
+    SOCKETS,
 };
 
 use crate::dataplane::bpf::layout::{Convert, Difference, Elements, Layout, differences};
@@ -165,6 +166,8 @@ fn way(map: &str) -> Way {
         COUNTERS | DROPS => Way::Count,
         // Of no use to anybody after a moment.
         EVENTS | LAST_DROPS => Way::Fresh,
+        // What `FRONTENDS` says, and each is of no use without the other.
+        FRONTEND_INDEX | FRONTEND_COPIES => Way::Fresh,
         SERVICE_NETS => Way::CopyLast,
         _ => Way::Copy,
     }
@@ -185,9 +188,13 @@ fn room(spec: &MapSpec, way: Way) -> u32 {
 /// Whether old and new programs must not have this map in common while both run.
 ///
 /// Behind the new programs, the old ones see packets that these have translated: a client that opens
-/// a connection to a backend's own address makes them forget the connection of that 5-tuple.
+/// a connection to a backend's own address makes them forget the connection of that 5-tuple. And an index
+/// is one of its own copies.
 fn is_apart(map: &str) -> bool {
-    matches!(map, FLOWS | OPENING | SERVICE_NETS)
+    matches!(
+        map,
+        FLOWS | OPENING | SERVICE_NETS | FRONTEND_INDEX | FRONTEND_COPIES
+    )
 }
 
 /// Whether the capacity says what the indexes mean.
@@ -223,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_map_of_another_size_is_made_anew_and_records_of_connections_with_it() {
+    fn a_map_of_another_size_is_made_anew_and_records_of_connections_and_the_index_with_it() {
         let found = |name: &str| {
             let mut found = same(name)?;
             if name == SLOTS {
@@ -235,6 +242,8 @@ mod tests {
         assert!(plan.is_needed);
         let expected = [
             (SLOTS, Way::Copy),
+            (FRONTEND_INDEX, Way::Fresh),
+            (FRONTEND_COPIES, Way::Fresh),
             (FLOWS, Way::Follow),
             (OPENING, Way::Follow),
             (SERVICE_NETS, Way::CopyLast),
