@@ -229,6 +229,7 @@ impl Dataplane for BpfDataplane {
             }
             Element::Frontend(key, frontend) => {
                 tables.frontends.put(key, frontend)?;
+                failpoint::pass();
                 tables.index.put(key, frontend);
                 Ok(())
             }
@@ -295,6 +296,7 @@ impl Dataplane for BpfDataplane {
         match key {
             Key::Frontend(key) => {
                 tables.index.remove(key);
+                failpoint::pass();
                 tables.frontends.remove(key)
             }
             Key::Interface(ifindex) => tables.interfaces.remove(ifindex),
