@@ -54,12 +54,6 @@ impl Place {
         Self::by(addr, (u64::from(port) + 1) << PORT_SHIFT)
     }
 
-    /// The bit that is set once all backends there are have theirs: earlier versions knew none by port.
-    #[must_use]
-    pub fn of_known_ports() -> Self {
-        Self::of_backend(Addr::UNSPECIFIED, 0)
-    }
-
     #[inline(always)]
     fn by(addr: Addr, word: u64) -> Self {
         let bit = hash::short(addr, word) >> (u32::BITS - BITS);

@@ -49,15 +49,10 @@ impl Addresses {
             word.fetch_or(mask, Ordering::Release);
         }
     }
-
-    fn is_set(&self, Place { index, mask }: Place) -> bool {
-        let word = self.0.as_slice().get(index as usize);
-        word.is_some_and(|word| word.load(Ordering::Acquire) & mask != 0)
-    }
 }
 
-/// Lets programs look up what the maps hold that are pinned: a new `ADDRESSES` knows nothing of it, and one
-/// of an earlier version no backend by its port.
+/// Lets programs look up what the maps hold that are pinned. A new `ADDRESSES` knows nothing of it; and an earlier
+/// version, which may have been here since, noted no backend by its port.
 ///
 /// # Errors
 ///
@@ -75,9 +70,6 @@ pub(super) fn complete(pins: &Pins) -> Result<(), Error> {
             });
         }
     };
-    if addresses.is_set(Place::of_known_ports()) {
-        return Ok(());
-    }
     for name in [FRONTENDS, VIPS, BACKENDS, OPENING, FLOWS] {
         if let Some(map) = RawMap::open(name, &pins.map(name))? {
             let found = find(&map, &mut addresses);
@@ -88,7 +80,6 @@ pub(super) fn complete(pins: &Pins) -> Result<(), Error> {
             })?;
         }
     }
-    addresses.set(Place::of_known_ports());
     Ok(())
 }
 

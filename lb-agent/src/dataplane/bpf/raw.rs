@@ -99,9 +99,12 @@ impl RawMap {
         mut take: impl FnMut(&[u8], &[u8]) -> io::Result<()>,
     ) -> io::Result<()> {
         let kind = self.spec.kind;
-        if kind == Kind::Hash as u32 || kind == Kind::LruHash as u32 {
+        if [Kind::Hash, Kind::LruHash, Kind::Array]
+            .map(|kind| kind as u32)
+            .contains(&kind)
+        {
             self.by_batches(&mut take)
-        } else if kind == Kind::Array as u32 || kind == Kind::PerCpuArray as u32 {
+        } else if kind == Kind::PerCpuArray as u32 {
             let mut value = vec![0; self.value_len];
             for index in 0..self.spec.max_entries {
                 let key = index.to_ne_bytes();
