@@ -264,11 +264,6 @@ impl<C: Device, P> Device for Run<C, P> {
     }
 
     #[inline(always)]
-    fn once_by(&self, hop: &Hop) -> Hop {
-        self.ctx.once_by(hop)
-    }
-
-    #[inline(always)]
     fn too_big_for(&self, parsed: &Parsed, hop: &Hop) -> u32 {
         self.ctx.too_big_for(parsed, hop)
     }

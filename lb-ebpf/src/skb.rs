@@ -190,11 +190,6 @@ impl Device for Skb {
     }
 
     #[inline(always)]
-    fn once_by(&self, hop: &Hop) -> Hop {
-        Hop::device(hop.ifindex)
-    }
-
-    #[inline(always)]
     fn too_big_for(&self, parsed: &Parsed, hop: &Hop) -> u32 {
         fib::too_big_for(self.skb.cast(), parsed, hop, MTU_CHECK_SEGMENTS)
     }
@@ -339,25 +334,14 @@ fn remap<F: Family, P: Program>(skb: *mut __sk_buff, scratch: &Scratch, offsets:
 #[inline(always)]
 fn out<F: Family, P: Program>(run: &mut Run<Skb, P>, scratch: &Scratch, offsets: Offsets) -> i32 {
     let change = Action::Out.rewrite(scratch);
-    let mut done = rewrite::apply::<F, _>(&mut run.ctx, &scratch.parsed, offsets, &change);
-    let has_neighbour = scratch.hop.has_neighbour();
-    if has_neighbour {
-        let macs = scratch.hop.by_words().macs;
-        done = done.and_then(|()| rewrite::set_macs(&mut run.ctx, macs));
-    }
-    if done.is_none() {
+    if rewrite::apply::<F, _>(&mut run.ctx, &scratch.parsed, offsets, &change).is_none() {
         return drop::<P>(run.ctx.skb, scratch, Outcome::NotWritable);
     }
     run.count(Outcome::Redirected);
-    if has_neighbour {
-        // SAFETY: the helper takes numbers.
-        unsafe { bpf_redirect(scratch.hop.ifindex, 0) as i32 }
-    } else {
-        forward(scratch)
-    }
+    forward(scratch)
 }
 
-/// Sends the packet out by the device of its flow's hop; the kernel finds out to which neighbour.
+/// Sends the packet out by the hop of its flow.
 #[inline(always)]
 pub(crate) fn forward(scratch: &Scratch) -> i32 {
     // SAFETY: no next hop is passed: the kernel looks it up, and resolves the neighbour.

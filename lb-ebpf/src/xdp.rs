@@ -102,11 +102,6 @@ impl Device for Xdp {
     }
 
     #[inline(always)]
-    fn once_by(&self, hop: &Hop) -> Hop {
-        hop.by_words()
-    }
-
-    #[inline(always)]
     fn too_big_for(&self, parsed: &Parsed, hop: &Hop) -> u32 {
         fib::too_big_for(self.md.cast(), parsed, hop, 0)
     }

@@ -436,12 +436,8 @@ pub(super) fn tend<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site, found
         }
         Site::Pod(_) => {}
         Site::Wire => {
-            let is_due = found.has(Found::DUE);
-            if scratch.leg.nat == Nat::SNAT && (is_due || scratch.hop.ifindex == 0) {
+            if scratch.leg.nat == Nat::SNAT && (found.has(Found::DUE) || scratch.hop.ifindex == 0) {
                 renew(env, scratch);
-                if is_due {
-                    scratch.hop = env.once_by(&scratch.hop);
-                }
             }
         }
     }

@@ -114,9 +114,6 @@ pub trait Device {
     fn route(&self, parsed: &Parsed, dst: Addr) -> Route;
     /// Whether this hook can send by `hop`.
     fn can_send(&self, hop: &Hop) -> bool;
-    /// How a flow's packet goes, once a second, whose `hop` has been looked up: by the kernel's own means where there
-    /// are any, so that it learns that the neighbour is needed, and asks whether it is there still.
-    fn once_by(&self, hop: &Hop) -> Hop;
     /// How large a packet may be that the device of `hop` takes, in bytes, if this one is larger; else 0.
     fn too_big_for(&self, parsed: &Parsed, hop: &Hop) -> u32;
 }

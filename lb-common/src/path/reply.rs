@@ -86,7 +86,7 @@ pub fn unsnat<E: Env>(env: &mut E, scratch: &mut Scratch) -> Option<Action> {
             Route::Defer => Hop::device(0),
             Route::Unreachable => scratch.hop.by_words(),
         };
-        scratch.hop = if due { env.once_by(&hop) } else { hop };
+        scratch.hop = hop;
         if let Some(flow) = env.look_up(&scratch.key) {
             flow.reply = hop;
         }

@@ -57,8 +57,6 @@ pub struct Expected {
     pub verdict: Verdict,
     /// The frame; nothing if it is dropped, since nobody sees it then.
     pub frame: Option<Vec<u8>>,
-    /// The frame where tc leaves it to the kernel to find the neighbour, as it does once a second for each flow.
-    pub left: Option<Vec<u8>>,
     /// Whether it carries XDP's mark for tc.
     pub marked: bool,
     /// What is counted.
@@ -277,7 +275,6 @@ fn untouched(frame: &[u8]) -> Expected {
     Expected {
         verdict: Verdict::Next,
         frame: Some(frame.to_vec()),
-        left: None,
         marked: false,
         counted: Vec::new(),
         shape: "unreadable",
@@ -352,11 +349,8 @@ fn changed(
     let Some(mut frame) = packet.changed(ends) else {
         return dropped(counted, Outcome::NotWritable);
     };
-    let mut left = None;
     match change.next {
-        // The neighbour of an error is always found by the kernel: there is none at XDP.
-        Next::Out(Way::Neighbour { mac, own, .. }) if !packet.is_error() => {
-            left = (!is_xdp).then(|| frame.clone());
+        Next::Out(Way::Neighbour { mac, own, .. }) if is_xdp => {
             frame[..6].copy_from_slice(&mac);
             frame[6..12].copy_from_slice(&own);
         }
@@ -368,7 +362,6 @@ fn changed(
     Expected {
         verdict: if is_on { Verdict::Next } else { Verdict::Out },
         frame: Some(frame),
-        left,
         marked: is_xdp && is_on,
         counted,
         ..untouched(&[])

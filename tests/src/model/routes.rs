@@ -82,7 +82,8 @@ impl Devices {
         Way::Neighbour {
             device: self.tunnel,
             mac: [2, 0, 0, 0, 4, 0],
-            own: [2, 0, 0, 0, 4, 1],
+            // Nobody sees it: XDP does not send by another device, and tc leaves it to the kernel.
+            own: [0; 6],
         }
     }
 

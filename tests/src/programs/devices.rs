@@ -41,7 +41,7 @@ const SCRIPT: &[&str] = &[
     "link set pod up",
     "route add 10.244.1.0/24 dev pod",
     "route add fd00:10:244:1::/64 dev pod",
-    "link add tunnel address 02:00:00:00:04:01 type vxlan id 7 dstport 4789 dev uplink local 192.168.77.11 nolearning",
+    "link add tunnel type vxlan id 7 dstport 4789 dev uplink local 192.168.77.11 nolearning",
     "link set tunnel up",
     "address add 10.244.1.0/32 dev tunnel",
     "address add fd00:10:244:1::/128 dev tunnel nodad",

@@ -153,12 +153,6 @@ impl Packet {
         }
     }
 
-    /// Its bytes with the Ethernet addresses of another one.
-    pub(super) fn with_macs_of(&self, other: &Self) -> Vec<u8> {
-        let (destination, source) = (other.destination_mac, other.source_mac);
-        self.clone().macs(destination, source).bytes()
-    }
-
     /// The same in a frame from `source` to `destination`.
     #[must_use]
     pub fn macs(self, destination: [u8; 6], source: [u8; 6]) -> Self {

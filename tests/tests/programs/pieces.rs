@@ -6,8 +6,7 @@ use lb_common::counter::Outcome::{
     self, FragmentHeld, FragmentLost, Malformed, NewFlow, Redirected, Replied, Seen, ToStack,
 };
 use lb_tests::programs::{
-    Bench, Case, Family, NODE2_MAC, Pod, Program, Service, Transport, UPLINK_MAC, Verdict,
-    each_case, on_bench,
+    Bench, Case, Family, Pod, Program, Service, Transport, Verdict, each_case, on_bench,
 };
 
 const PORT: u16 = 40_000;
@@ -146,8 +145,7 @@ fn pieces_for_a_remote_backend_leave_at_once_by_tc() {
                 .clone()
                 .from(case.snat(KEPT_PORT))
                 .to(case.backend(2, 13))
-                .routed()
-                .macs(NODE2_MAC, UPLINK_MAC);
+                .routed();
             let all = pieces(&sent.bytes(), 1448)
                 .into_iter()
                 .zip(pieces(&got.bytes(), 1448));

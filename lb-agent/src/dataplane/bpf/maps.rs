@@ -229,7 +229,6 @@ impl Dataplane for BpfDataplane {
             }
             Element::Frontend(key, frontend) => {
                 tables.frontends.put(key, frontend)?;
-                failpoint::pass();
                 tables.index.put(key, frontend);
                 Ok(())
             }
@@ -296,7 +295,6 @@ impl Dataplane for BpfDataplane {
         match key {
             Key::Frontend(key) => {
                 tables.index.remove(key);
-                failpoint::pass();
                 tables.frontends.remove(key)
             }
             Key::Interface(ifindex) => tables.interfaces.remove(ifindex),
