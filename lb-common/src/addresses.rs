@@ -22,7 +22,7 @@ pub enum Role {
 /// What stands beside a backend's port in the hash: more than any [`Role`].
 const PORT_SHIFT: u32 = 8;
 
-/// Binary logarithm of the number of bits: five for each address if all maps of the default size
+/// Binary logarithm of the number of bits: nearly three for each that is set if all maps of the default size
 /// are full.
 const BITS: u32 = 20;
 

@@ -82,7 +82,8 @@ impl Extent {
     }
 }
 
-/// Value of `FRONTENDS`: the one commit point of a Service port.
+/// Value of `FRONTENDS`: the commit point of a Service port. Programs find it by its copy ([`index`]), which is
+/// exchanged right after it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Pod, Zeroable)]
 pub struct Frontend {

@@ -68,6 +68,15 @@ pub trait Dataplane {
     ///
     /// [`Error::Map`] if the kernel refuses.
     fn observe(&self) -> Result<Observation, Error>;
+
+    /// Sets right what follows from the maps that [`observe`](Self::observe) reads, and is not read itself.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Map`] if the kernel refuses.
+    fn mend(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
 }
 
 /// An element of a map, with its key.

@@ -126,6 +126,7 @@ impl<D: Dataplane> Reconciler<D> {
     ///
     /// Those of [`Dataplane::observe`].
     pub fn observe(&mut self) -> Result<(), Error> {
+        self.dataplane.mend()?;
         let observation = self.dataplane.observe()?;
         self.programmed = Programmed::new(observation, self.dataplane.slots());
         self.knowledge = Knowledge::Read;

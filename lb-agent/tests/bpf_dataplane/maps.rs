@@ -16,7 +16,7 @@ use lb_common::{
     Addr, Backend, BackendRef, BackendState, Extent, Frontend, FrontendKey, Interface, Role,
     ServiceNet, ServiceNets, Slot, SourceRange, Vip,
     addresses::{self, Place},
-    maps::{ADDRESSES, BACKENDS, LAYOUT_VERSION, MapSpec, SPECS},
+    maps::{ADDRESSES, BACKENDS, FRONTEND_INDEX, LAYOUT_VERSION, MapSpec, SPECS},
     protocol, vip,
 };
 
@@ -174,11 +174,12 @@ fn backends_of_an_earlier_version_are_known_by_their_ports_before_programs_look(
     dataplane.put(&Element::Backend(5, backend(1))).unwrap();
     assert!(known(""));
     drop(dataplane);
+    // It goes on knowing the address.
     let forget = || {
+        let Place { index, mask } = Place::of_backend(addr(1), 80);
         let mut bits = bits(&pins, "");
-        for index in 0..bits.len() {
-            bits.set(index, 0, 0).unwrap();
-        }
+        let others = bits.get(&index, 0).unwrap() & !mask;
+        bits.set(index, others, 0).unwrap();
     };
     forget();
     assert!(!known(""));
@@ -194,6 +195,39 @@ fn backends_of_an_earlier_version_are_known_by_their_ports_before_programs_look(
     });
     assert!(matches!(stopped, Err(Error::Stopped(Step::Filled))));
     assert!(known("-next"));
+}
+
+#[test]
+fn an_index_that_does_not_say_what_the_frontends_say_is_set_right() {
+    let pins = PinDir::new();
+    let mut dataplane = pins.open();
+    let path = format!("v{LAYOUT_VERSION}/maps/{FRONTEND_INDEX}");
+    let index = MapData::from_pin(pins.0.join(path)).unwrap();
+    let mut index: Array<MapData, [u64; 8]> = Map::Array(index).try_into().unwrap();
+    // Flags, and tags: which copies they refer to is all the same.
+    let words = |index: &Array<MapData, [u64; 8]>| -> Vec<[u64; 8]> {
+        let all = (0..index.len()).map(|bucket| index.get(&bucket, 0).unwrap());
+        all.map(|[flags, ways @ ..]| {
+            let [a, b, c, d, e, f, g] = ways.map(|way| way >> 32);
+            [flags, a, b, c, d, e, f, g]
+        })
+        .collect()
+    };
+    let empty = words(&index);
+    dataplane
+        .put(&Element::Frontend(key(1), frontend(1)))
+        .unwrap();
+    let right = words(&index);
+    assert_ne!(right, empty);
+    for damage in [[0; 8], [u64::MAX; 8]] {
+        for bucket in 0..index.len() {
+            index.set(bucket, damage, 0).unwrap();
+        }
+        dataplane.mend().unwrap();
+        // The second time what has spilled meanwhile has not any more.
+        dataplane.mend().unwrap();
+        assert_eq!(words(&index), right);
+    }
 }
 
 #[test]

@@ -21,6 +21,8 @@ type Tuple = (SocketAddr, SocketAddr, u8);
 #[derive(Debug, Default)]
 pub(super) struct Constancy {
     seen: HashMap<Tuple, Seen>,
+    /// What a SYN has begun, and whether it came from a pod.
+    begun: HashMap<Tuple, bool>,
     /// Who has sent something behind extension headers: it may have ended any of its connections.
     unsure: HashSet<IpAddr>,
 }
@@ -71,6 +73,7 @@ impl Constancy {
     /// Forgets everything: an episode begins, or records are lost.
     pub(super) fn clear(&mut self) {
         self.seen.clear();
+        self.begun.clear();
         self.unsure.clear();
     }
 
@@ -115,6 +118,7 @@ impl Constancy {
             // The client begins something on its port. What has ended there has ended still.
             self.seen
                 .retain(|other, seen| other.0 != client || *seen == Seen::Ended && *other != tuple);
+            self.begun.insert(tuple, is_inside);
             return Ok(());
         }
         if !is_frontend(tuple.1) {
@@ -147,10 +151,11 @@ impl Constancy {
             self.seen.insert(tuple, Seen::Ended);
             return Ok(());
         }
+        // Pins do not tell where a client's packets enter: who forges those of a pod from outside takes its
+        // pin away.
+        let began_inside = self.begun.get(&tuple).copied().unwrap_or(is_inside);
         match self.seen.entry(tuple).or_insert(Seen::As(now, is_inside)) {
-            // Pins do not tell where a client's packets enter: who forges those of a pod from outside
-            // takes its pin away.
-            Seen::As(_, was_inside) if *was_inside != is_inside => {
+            Seen::As(_, was_inside) if [*was_inside, began_inside] != [is_inside; 2] => {
                 self.seen.insert(tuple, Seen::Ended);
                 Ok(())
             }

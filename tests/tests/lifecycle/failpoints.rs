@@ -7,7 +7,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 
 use lb_common::maps::LAYOUT_VERSION;
-use lb_tests::lab::{AgentSetup, Place as _, lb_agent};
+use lb_tests::lab::{AgentSetup, Place as _, drops, lb_agent};
 use lb_tests::tool::TrafficOptions;
 use nix::sys::signal::Signal;
 
@@ -113,10 +113,12 @@ fn r2_an_agent_that_is_killed_between_any_two_operations_leaves_nothing_behind()
     // Either state has backends of these Services, so nobody is ever refused.
     let report = finish(probes, "probes");
     let dropped = backlog_drops() - before;
+    let told = drops(stage.cluster.node(0)).expect("what was dropped");
     assert_eq!(
         report.lost(),
         0,
-        "datagrams; of this machine's packets, the kernel has dropped {dropped} before it looked at them"
+        "datagrams; of this machine's packets, the kernel has dropped {dropped} before it looked at them; the \
+         programs have dropped {told}"
     );
 }
 

@@ -76,35 +76,38 @@ impl Index {
     }
 
     /// Makes it say this. Programs may be looking: what is right stays as it is.
-    fn sync(&mut self, frontends: &BTreeMap<FrontendKey, Frontend>) {
+    pub(super) fn sync(&mut self, frontends: &BTreeMap<FrontendKey, Frontend>) {
         self.taken.fill(false);
-        self.resting.clear();
+        for (_, copy) in self.resting.clone() {
+            self.mark_taken(copy);
+        }
         for at in 0..self.buckets.as_slice().len() {
             if at % Bucket::WORDS == 0 || self.word(at) == 0 {
                 continue;
             }
             let reference = Reference(self.word(at));
-            match self.listed(reference.index()) {
-                Some(listed) if self.is_in_place(at, reference, &listed.key) => {
-                    let copy = reference.index() as usize;
-                    let was_taken = self
-                        .taken
-                        .get_mut(copy)
-                        .is_some_and(|taken| std::mem::replace(taken, true));
-                    if was_taken || !frontends.contains_key(&listed.key) {
-                        self.set(at, 0);
-                    }
-                }
-                _ => self.set(at, 0),
+            let (copy, listed) = (reference.index(), self.listed(reference.index()));
+            let was_taken = self.mark_taken(copy);
+            let is_right = listed.is_some_and(|listed| {
+                self.is_in_place(at, reference, &listed.key)
+                    && self.find(&listed.key).is_some_and(|found| found.at == at)
+                    && frontends.contains_key(&listed.key)
+            });
+            if was_taken || !is_right {
+                self.set(at, 0);
+            }
+            if !was_taken && !is_right && listed.is_some() {
+                self.resting.push_back((Instant::now(), copy));
             }
         }
-        for (key, frontend) in frontends {
-            self.put(key, frontend);
-        }
+        // Whoever has seen a bucket without what is put there now has to see that it has spilled.
         let spilled = frontends.keys().filter(|key| self.find(key).is_none());
         let spilled: BTreeSet<u32> = spilled
             .map(|key| Place::of(key, self.len()).bucket)
             .collect();
+        for (key, frontend) in frontends {
+            self.put(key, frontend);
+        }
         for bucket in 0..self.len() {
             let at = bucket as usize * Bucket::WORDS;
             if self.word(at) != 0 && !spilled.contains(&bucket) {
@@ -150,6 +153,12 @@ impl Index {
             self.set(found.at, 0);
             self.resting.push_back((Instant::now(), found.copy));
         }
+    }
+
+    /// Whether the copy was so already.
+    fn mark_taken(&mut self, copy: u32) -> bool {
+        let taken = self.taken.get_mut(copy as usize);
+        taken.is_some_and(|taken| std::mem::replace(taken, true))
     }
 
     fn len(&self) -> u32 {

@@ -364,6 +364,12 @@ impl Dataplane for BpfDataplane {
         Ok(())
     }
 
+    fn mend(&mut self) -> Result<(), DataplaneError> {
+        let tables = &mut self.tables;
+        tables.index.sync(&tables.frontends.read()?);
+        Ok(())
+    }
+
     fn observe(&self) -> Result<Observation, DataplaneError> {
         let tables = &self.tables;
         let Raw(service_nets) = tables

@@ -239,9 +239,10 @@ impl Carry<'_> {
             copies.fill()?;
             // The first time takes a while, this time is short.
             copies.catch_up(Phase::Before)?;
-            addresses::complete(staging)?;
-            drop(Index::open(staging)?);
         }
+        // Also where an earlier version has filled the new maps, which knew nothing of either.
+        addresses::complete(staging)?;
+        drop(Index::open(staging)?);
         self.reach(Step::Filled)?;
         sockets::sync(&mut ebpf, staging, options.cgroup.as_deref())?;
         self.reach(Step::SocketsAttached)?;

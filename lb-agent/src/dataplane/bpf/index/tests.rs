@@ -92,6 +92,8 @@ proptest! {
         // With enough room, whoever has a place is found there.
         let places = Bucket::WORDS - 1;
         if copies == 39 && frontends.len() <= places {
+            index.resting.clear();
+            index.sync(&frontends);
             index.sync(&frontends);
             let found = |key: &FrontendKey| look_up(&index, key) != Answer::Spilled;
             prop_assert!(frontends.keys().all(found));
@@ -121,10 +123,17 @@ proptest! {
         let frontends: BTreeMap<_, _> = served.collect();
         index.sync(&frontends);
         prop_assert!(is_true(&index, &frontends));
+        index.sync(&frontends);
+        prop_assert!(is_true(&index, &frontends));
         let before: Vec<_> = (0..BUCKETS * Bucket::WORDS).map(|at| index.word(at)).collect();
         index.sync(&frontends);
         let after: Vec<_> = (0..BUCKETS * Bucket::WORDS).map(|at| index.word(at)).collect();
         prop_assert_eq!(before, after, "what is right stays as it is");
+        for key in frontends.keys() {
+            index.remove(key);
+            let is_gone = !matches!(look_up(&index, key), Answer::Frontend(_));
+            prop_assert!(is_gone, "what is removed is found no more");
+        }
     }
 }
 
@@ -151,6 +160,9 @@ fn what_was_spilled_is_so_no_longer_once_there_is_room_at_a_start() {
     let is_spilled = |index: &Index| all.keys().any(|key| look_up(index, key) == Answer::Spilled);
     assert!(is_spilled(&index), "thirty do not fit into fourteen places");
     let few: BTreeMap<_, _> = (0..4).map(|number| (key(number), frontend(1))).collect();
+    // Whoever has looked before knows at the next start.
+    index.sync(&few);
+    assert!(is_true(&index, &few));
     index.sync(&few);
     assert!(!is_spilled(&index));
     assert!(is_true(&index, &few));
