@@ -14,7 +14,7 @@ use lb_common::Role;
 
 use super::State;
 
-/// How long a device that went down stays what it was.
+/// How long a device stays what it was after it went down the last time.
 const GRACE: Duration = Duration::from_secs(10);
 
 /// What devices were before they went down.
@@ -24,6 +24,8 @@ pub(super) struct Flaps {
     known: State,
     /// How often each device had gone down by when nothing was kept.
     downs: BTreeMap<u32, u32>,
+    /// The same by when one was last looked at.
+    latest: BTreeMap<u32, u32>,
     /// When patience ends, if something is kept.
     until: Option<Instant>,
 }
@@ -39,15 +41,31 @@ impl Flaps {
         [before, after]: [BTreeMap<u32, u32>; 2],
         now: Instant,
     ) -> State {
+        let has_been_down = |index: &u32| after.get(index) != self.downs.get(index);
         let is_lost = |index: &u32| {
             let device = state.devices.get(index);
             // One end of a pair that leads elsewhere would be a pod's without its routes.
-            device.is_some_and(|device| device.role != Some(Role::Uplink))
-                && after.get(index) != self.downs.get(index)
+            device.is_some_and(|device| device.role != Some(Role::Uplink)) && has_been_down(index)
         };
-        let lost: Vec<u32> = self.known.with_role(Role::Uplink).filter(is_lost).collect();
+        let is_there = |index: &u32| state.devices.contains_key(index);
+        let uplinks: Vec<u32> = self
+            .known
+            .with_role(Role::Uplink)
+            .filter(is_there)
+            .collect();
+        let lost: Vec<u32> = uplinks.iter().copied().filter(is_lost).collect();
+        // Its routes may be back, while its addresses were read before they were.
+        let lacks_addresses = uplinks.iter().any(has_been_down)
+            && !(self.known.node_addresses.is_subset(&state.node_addresses)
+                && self.known.local_addresses.is_subset(&state.local_addresses));
+        // A cable that is loose goes down again and again.
+        let goes_down = |index: &u32| after.get(index) != self.latest.get(index);
+        if uplinks.iter().any(goes_down) {
+            self.until = None;
+        }
+        self.latest.clone_from(&after);
         let until = *self.until.get_or_insert(now + GRACE);
-        if lost.is_empty() || now >= until {
+        if lost.is_empty() && !lacks_addresses || now >= until {
             self.until = None;
             self.downs = before;
             self.known = state.clone();
@@ -140,6 +158,33 @@ mod tests {
         let later = start + GRACE;
         assert_eq!(flaps.steady(state(None), at(2), later), state(None));
         assert_eq!(flaps.steady(state(None), at(2), later), state(None));
+    }
+
+    #[test]
+    fn addresses_that_come_back_after_the_routes_are_kept_until_then() {
+        let (mut flaps, start) = (Flaps::default(), Instant::now());
+        flaps.steady(uplink(), at(1), start);
+        let mut bare = uplink();
+        bare.node_addresses.clear();
+        assert_eq!(flaps.steady(bare.clone(), at(2), start), uplink());
+        assert_eq!(flaps.until(), Some(start + GRACE));
+        assert_eq!(flaps.steady(uplink(), at(2), start), uplink());
+        assert_eq!(flaps.until(), None);
+        // Without going down it has given them up.
+        assert_eq!(flaps.steady(bare.clone(), at(2), start), bare);
+    }
+
+    #[test]
+    fn an_uplink_that_goes_down_again_and_again_stays_one() {
+        let (mut flaps, start) = (Flaps::default(), Instant::now());
+        flaps.steady(uplink(), at(1), start);
+        let mut now = start;
+        for downs in 2..10 {
+            now += GRACE / 2;
+            assert_eq!(flaps.steady(state(None), at(downs), now), uplink());
+        }
+        let later = now + GRACE;
+        assert_eq!(flaps.steady(state(None), at(9), later), state(None));
     }
 
     #[test]
