@@ -101,19 +101,25 @@ impl Index {
             }
         }
         // Whoever has seen a bucket without what is put there now has to see that it has spilled.
-        let spilled = frontends.keys().filter(|key| self.find(key).is_none());
-        let spilled: BTreeSet<u32> = spilled
-            .map(|key| Place::of(key, self.len()).bucket)
-            .collect();
+        let mut spilled = self.missing(frontends);
         for (key, frontend) in frontends {
             self.put(key, frontend);
         }
+        spilled.append(&mut self.missing(frontends));
         for bucket in 0..self.len() {
             let at = bucket as usize * Bucket::WORDS;
             if self.word(at) != 0 && !spilled.contains(&bucket) {
                 self.set(at, 0);
             }
         }
+    }
+
+    /// The buckets that lack one of these.
+    fn missing(&self, frontends: &BTreeMap<FrontendKey, Frontend>) -> BTreeSet<u32> {
+        let missing = frontends.keys().filter(|key| self.find(key).is_none());
+        missing
+            .map(|key| Place::of(key, self.len()).bucket)
+            .collect()
     }
 
     /// Lets programs find what `FRONTENDS` says about `key`, which is `frontend`.

@@ -152,6 +152,17 @@ fn a_copy_that_a_program_may_be_reading_is_not_written() {
 }
 
 #[test]
+fn what_finds_no_copy_while_all_is_set_right_is_spilled() {
+    let (mut index, _files) = index(2);
+    for service in [1, 2] {
+        index.put(&key(1), &frontend(service));
+    }
+    let changed = BTreeMap::from([(key(1), frontend(3))]);
+    index.sync(&changed);
+    assert_eq!(look_up(&index, &key(1)), Answer::Spilled);
+}
+
+#[test]
 fn what_was_spilled_is_so_no_longer_once_there_is_room_at_a_start() {
     let (mut index, _files) = index(40);
     let all: BTreeMap<_, _> = (0..30).map(|number| (key(number), frontend(1))).collect();
