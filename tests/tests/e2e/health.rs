@@ -6,9 +6,10 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::Command;
 
+use aya::maps::{Array, Map, MapData};
 use lb_agent::dataplane::bpf::{pinned_entries, pinned_frontends};
 use lb_common::FrontendKey;
-use lb_common::maps::{FLOWS, FRONTENDS, LAYOUT_VERSION, OPENING};
+use lb_common::maps::{FLOWS, FRONTEND_INDEX, FRONTENDS, LAYOUT_VERSION, OPENING};
 use lb_tests::lab::{Agent, Cluster, Node, Place as _, Pod};
 
 use crate::http::{Answer, ask, get};
@@ -345,13 +346,20 @@ fn readyz_says_no_when_the_maps_do_not_translate_until_the_agent_has_written_the
     let endpoints = slice("one", &[("10.200.0.1", "node1", true, false)]);
     let mut stage = Stage::new(&[etl(0), endpoints].concat(), &[]);
     stage.health("/readyz", 200);
-    let pins = stage.agent.pin_dir();
-    for key in pinned_frontends(pins).expect("a map").keys() {
-        remove_frontend(pins, key);
+    for loses_frontends in [false, true] {
+        let pins = stage.agent.pin_dir();
+        empty_index(pins);
+        if loses_frontends {
+            for key in pinned_frontends(pins).expect("a map").keys() {
+                remove_frontend(pins, key);
+            }
+        }
+        let body = stage.health("/readyz", 503);
+        assert!(body.contains("10.96.0.20:80/TCP got the verdict"), "{body}");
+        stage.health("/readyz", 200);
+        let frontends = pinned_frontends(stage.agent.pin_dir()).expect("a map");
+        assert!(!frontends.is_empty());
     }
-    let body = stage.health("/readyz", 503);
-    assert!(body.contains("10.96.0.20:80/TCP got the verdict"), "{body}");
-    stage.health("/readyz", 200);
 }
 
 #[test]
@@ -435,6 +443,16 @@ fn agents_whose_ports_are_taken_serve_and_answer_once_they_are_free() {
     let ended = ended.expect_err("the port is taken").to_string();
     assert!(ended.starts_with("lb-agent ended"), "{ended}");
     assert!(contains(strict.log(), "listen to 0.0.0.0:10256"), "{ended}");
+}
+
+/// Takes all out of the index in which programs look for frontends, behind the agent's back.
+fn empty_index(pins: &Path) {
+    let path = pins.join(format!("v{LAYOUT_VERSION}/maps/{FRONTEND_INDEX}"));
+    let map = Map::Array(MapData::from_pin(path).expect("a pin"));
+    let mut index: Array<MapData, [u64; 8]> = map.try_into().expect("an array");
+    for bucket in 0..index.len() {
+        index.set(bucket, [0; 8], 0).expect("an empty bucket");
+    }
 }
 
 /// Takes an element out of `FRONTENDS` behind the agent's back.
