@@ -2,7 +2,6 @@
 
 use std::{io, sync::atomic::Ordering};
 
-use aya::maps::MapError;
 use bytemuck::{AnyBitPattern, pod_read_unaligned};
 use lb_common::{
     Addr, Backend, FlowKey, FrontendKey,
@@ -58,9 +57,7 @@ impl Addresses {
 ///
 /// [`Error::Map`] if a map cannot be read, [`Error::Mmap`] if `ADDRESSES` cannot be mapped.
 pub(super) fn complete(pins: &Pins) -> Result<(), Error> {
-    let Some(map) = RawMap::open(ADDRESSES, &pins.map(ADDRESSES))? else {
-        return Ok(());
-    };
+    let map = RawMap::pinned(ADDRESSES, pins)?;
     let mut addresses = match Words::new(map.as_fd(), map.spec.max_entries) {
         Ok(words) => Addresses(words),
         Err(source) => {
@@ -71,14 +68,8 @@ pub(super) fn complete(pins: &Pins) -> Result<(), Error> {
         }
     };
     for name in [FRONTENDS, VIPS, BACKENDS, OPENING, FLOWS] {
-        if let Some(map) = RawMap::open(name, &pins.map(name))? {
-            let found = find(&map, &mut addresses);
-            found.map_err(|source| Error::Map {
-                action: "read",
-                map: name,
-                source: Box::new(MapError::IoError(source)),
-            })?;
-        }
+        let found = find(&RawMap::pinned(name, pins)?, &mut addresses);
+        found.map_err(|source| Error::of_map("read", name, source))?;
     }
     Ok(())
 }

@@ -1,8 +1,7 @@
 //! Connections that netfilter translates, by rules of a proxy that was there before.
 
-use std::{io, path::Path};
+use std::path::Path;
 
-use aya::maps::MapError;
 use bytemuck::{Zeroable as _, bytes_of};
 use lb_common::{
     Flow, FlowKey, Pin, Tuple,
@@ -36,7 +35,8 @@ pub struct Elsewhere {
 ///
 /// [`Error::Map`] if a map cannot be changed.
 pub fn leave(pin_dir: &Path, connections: &[Elsewhere], expires_tick: u64) -> Result<usize, Error> {
-    let (pins, flows) = (open(pin_dir, PINS)?, open(pin_dir, FLOWS)?);
+    let live = Pins::at(pin_dir, LAYOUT_VERSION);
+    let [pins, flows] = [RawMap::pinned(PINS, &live)?, RawMap::pinned(FLOWS, &live)?];
     let room = pins.spec.max_entries as usize / SHARE;
     let connections = connections.get(..room).unwrap_or(connections);
     for connection in connections {
@@ -68,27 +68,13 @@ fn taken(connection: &Elsewhere, expires_tick: u64) -> (FlowKey, Flow) {
     (FlowKey::of_reply(reply, edge::WIRE_INGRESS), flow)
 }
 
-fn open(pin_dir: &Path, name: &'static str) -> Result<RawMap, Error> {
-    let path = Pins::at(pin_dir, LAYOUT_VERSION).map(name);
-    let map = RawMap::open(name, &path)?;
-    map.ok_or_else(|| failed("open", name, io::ErrorKind::NotFound.into()))
-}
-
 /// What is there is of a connection of ours, and stays; and who finds no room is served like anybody.
 fn put(map: &RawMap, key: &[u8], value: &[u8]) -> Result<(), Error> {
     match map.put(key, value, Put::IfAbsent) {
         Err(error) if error.raw_os_error() != Some(libc::E2BIG) => {
-            Err(failed("change", map.spec.name, error))
+            Err(Error::of_map("change", map.spec.name, error))
         }
         _ => Ok(()),
-    }
-}
-
-fn failed(action: &'static str, map: &'static str, source: io::Error) -> Error {
-    Error::Map {
-        action,
-        map,
-        source: Box::new(MapError::IoError(source)),
     }
 }
 

@@ -207,6 +207,17 @@ pub(super) fn errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
         .find_map(io::Error::raw_os_error)
 }
 
+impl Error {
+    /// A map of which the kernel refuses something.
+    pub(super) fn of_map(action: &'static str, map: &'static str, source: io::Error) -> Self {
+        Self::Map {
+            action,
+            map,
+            source: Box::new(MapError::IoError(source)),
+        }
+    }
+}
+
 /// Whether a pin is simply not there.
 pub(super) fn is_absent(error: &(dyn std::error::Error + 'static)) -> bool {
     errno(error) == Some(libc::ENOENT)

@@ -2,12 +2,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    io,
     sync::atomic::Ordering,
     time::{Duration, Instant},
 };
 
-use aya::maps::MapError;
 use bytemuck::{cast, pod_read_unaligned};
 use lb_common::{
     Frontend, FrontendKey,
@@ -18,7 +16,7 @@ use lb_common::{
 use super::{error::Error, pins::Pins, raw::RawMap, words::Words};
 
 /// How long a copy that is referred to no more stays as it is: longer than any program runs that has found
-/// the reference.
+/// the reference. To start an agent takes longer than that, too: what another process has given up need not rest.
 const REST: Duration = Duration::from_secs(1);
 
 /// Words of a copy.
@@ -56,11 +54,11 @@ impl Index {
             map(pins, FRONTEND_COPIES, COPY)?,
         );
         let mut frontends = BTreeMap::new();
-        let read = open(pins, FRONTENDS)?.for_each(|key, value| {
+        let read = RawMap::pinned(FRONTENDS, pins)?.for_each(|key, value| {
             frontends.insert(pod_read_unaligned(key), pod_read_unaligned(value));
             Ok(())
         });
-        read.map_err(|source| failed("read", FRONTENDS, source))?;
+        read.map_err(|source| Error::of_map("read", FRONTENDS, source))?;
         index.sync(&frontends);
         Ok(index)
     }
@@ -252,22 +250,9 @@ impl Index {
 }
 
 fn map(pins: &Pins, name: &'static str, words: usize) -> Result<Words, Error> {
-    let map = open(pins, name)?;
+    let map = RawMap::pinned(name, pins)?;
     let words = map.spec.max_entries.saturating_mul(words as u32);
     Words::new(map.as_fd(), words).map_err(|source| Error::Mmap { map: name, source })
-}
-
-fn open(pins: &Pins, name: &'static str) -> Result<RawMap, Error> {
-    let map = RawMap::open(name, &pins.map(name))?;
-    map.ok_or_else(|| failed("open", name, io::ErrorKind::NotFound.into()))
-}
-
-fn failed(action: &'static str, map: &'static str, source: io::Error) -> Error {
-    Error::Map {
-        action,
-        map,
-        source: Box::new(MapError::IoError(source)),
-    }
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ use nix::errno::Errno;
 use super::{
     error::{Error, is_absent},
     load::spec_of,
+    pins::Pins,
     syscall::{BATCH, Batch, bpf, command},
 };
 
@@ -78,6 +79,12 @@ impl RawMap {
             data,
             value_len,
         }))
+    }
+
+    /// Opens the map `name` that is pinned among `pins`, and must be.
+    pub(super) fn pinned(name: &'static str, pins: &Pins) -> Result<Self, Error> {
+        let map = Self::open(name, &pins.map(name))?;
+        map.ok_or_else(|| Error::of_map("open", name, io::ErrorKind::NotFound.into()))
     }
 
     /// Pins it at `path`, too.
