@@ -7,6 +7,7 @@ use crate::{
     wire::tcp::{ACK, FIN, RST, SYN},
 };
 
+mod now;
 mod phase;
 mod pin;
 #[cfg(test)]
@@ -14,6 +15,7 @@ mod properties;
 mod reserved;
 
 pub use self::{
+    now::Now,
     phase::Phase,
     pin::{Pin, PinKey},
 };
@@ -182,6 +184,8 @@ mod ends {
     pub(super) const FIN_FORWARD: u8 = 1;
     pub(super) const FIN_REPLY: u8 = 2;
     pub(super) const RST: u8 = 4;
+    /// Its client has gone to another backend.
+    pub(super) const LEFT: u8 = 8;
 }
 
 // `next_ends` takes these bits from a segment's flags as they stand there.
@@ -307,7 +311,7 @@ impl Flow {
     #[inline(always)]
     #[must_use]
     pub fn admits(&self, tuple: &Tuple, is_syn: bool) -> bool {
-        (self.is_opening() || !is_syn) && self.is_owned_by(tuple)
+        (self.is_opening() || !is_syn) && !self.is_left() && self.is_owned_by(tuple)
     }
 
     /// The tuple of the client's packets.
@@ -426,6 +430,21 @@ impl Flow {
         tcp_flags & (SYN | RST | ACK) == ACK && off <= 2 * self.ack_slack
     }
 
+    /// Its client goes to another backend, and does not come back to this record. What its backend has
+    /// sent until then, or is sending, still comes from the frontend.
+    #[inline(always)]
+    pub fn leave(&mut self, now: Now) {
+        self.ends |= ends::LEFT;
+        self.renew(now);
+    }
+
+    /// Whether its client goes to another backend.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_left(&self) -> bool {
+        self.ends & ends::LEFT != 0
+    }
+
     /// A client that sends a SYN on a 5-tuple it has used before starts afresh.
     #[inline(always)]
     pub fn reopen(&mut self, now: Now) {
@@ -446,34 +465,6 @@ impl Flow {
             self.seen_tick
                 .wrapping_add(u64::from(now.ticks_per_second) - 1),
         )
-    }
-}
-
-/// The time of a packet.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Zeroable)]
-pub struct Now {
-    /// Kernel ticks since some time before boot.
-    pub tick: u64,
-    /// How many there are in a second; not 0.
-    pub ticks_per_second: u32,
-}
-
-impl Now {
-    /// Whether `tick` has passed. Ticks of different CPUs may be apart, and order is all that
-    /// counts: the difference is signed.
-    #[inline(always)]
-    #[must_use]
-    pub fn is_after(self, tick: u64) -> bool {
-        tick.wrapping_sub(self.tick).cast_signed() < 0
-    }
-
-    /// The tick `seconds` from now.
-    #[inline(always)]
-    #[must_use]
-    pub fn after_s(self, seconds: u32) -> u64 {
-        let ticks = u64::from(seconds).wrapping_mul(u64::from(self.ticks_per_second));
-        self.tick.wrapping_add(ticks)
     }
 }
 

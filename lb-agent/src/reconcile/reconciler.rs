@@ -186,7 +186,7 @@ fn is_lost(
     let Some(frontend) = frontends.get(&tuple.frontend()) else {
         return false;
     };
-    if matches!(flow.phase(), Phase::Closed | Phase::Reset) {
+    if matches!(flow.phase(), Phase::Closed | Phase::Reset | Phase::Left) {
         return false;
     }
     let extent = if key.is_of_the_wire() {

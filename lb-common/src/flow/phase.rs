@@ -12,6 +12,10 @@ use crate::{Protocol, protocol};
 /// those that are alive, and no longer than a closed connection is kept.
 const RESET_S: u32 = 120;
 
+/// How long an answer may be under way when its client has gone to another backend, in seconds: as long as
+/// conntrack keeps what is over (`nf_conntrack_proto_tcp.c`, close).
+const LEFT_S: u32 = 10;
+
 /// Phase of a flow.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,6 +30,8 @@ pub enum Phase {
     Closed = 4,
     /// One side has sent a RST, and nobody has gone on since.
     Reset = 5,
+    /// Its client has gone to another backend: only answers that are under way are left of it.
+    Left = 6,
 }
 
 impl Phase {
@@ -34,7 +40,9 @@ impl Phase {
     #[must_use]
     pub fn of(ends: u8, answered: u8) -> Self {
         const BOTH: u8 = ends::FIN_FORWARD | ends::FIN_REPLY;
-        if ends & ends::RST != 0 {
+        if ends & ends::LEFT != 0 {
+            Self::Left
+        } else if ends & ends::RST != 0 {
             Self::Reset
         } else if ends & BOTH == BOTH {
             Self::Closed
@@ -61,6 +69,7 @@ impl Phase {
             (Self::Closing, protocol::TCP) => 3_600,
             (Self::Closed, protocol::TCP) => 120,
             (Self::Reset, protocol::TCP) => RESET_S,
+            (Self::Left, _) => LEFT_S,
             (Self::Opening, _) => 30,
             (_, protocol::SCTP) => 210,
             (_, _) => 120,

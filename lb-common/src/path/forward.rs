@@ -411,6 +411,9 @@ fn meet<E: Env>(
             Found::TAKEN
         };
     }
+    if flow.is_left() {
+        return Found::STALE;
+    }
     let opening = if flow.is_opening() { Found::OPENING } else { 0 };
     let ended = u32::from(flow.ends != 0) * Found::ENDED;
     let due = !parsed.is_error() && flow.note(Direction::Forward, parsed.tcp_flags, *now);

@@ -227,7 +227,7 @@ fn make_room<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site, attempt: u3
     let Some(flow) = env.look_up(&scratch.key) else {
         return true;
     };
-    if flow.gives_way(is_syn, now) {
+    if flow.gives_way(is_syn, now) || flow.is_left() && flow.is_owned_by(&scratch.parsed.tuple) {
         env.remove(&scratch.key);
     } else if flow.admits(&scratch.parsed.tuple, is_syn) {
         return true;

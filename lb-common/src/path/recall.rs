@@ -135,8 +135,10 @@ fn follow<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> Found {
     // A datagram can go anywhere; only a connection is worth a backend that is gone. Should it return,
     // the client is with another one.
     if scratch.parsed.tuple.protocol != protocol::TCP && scratch.leg.serves == 0 {
-        if !scratch.parsed.is_error() {
-            env.remove(&scratch.key);
+        if !scratch.parsed.is_error()
+            && let Some(flow) = env.look_up(&scratch.key)
+        {
+            flow.leave(scratch.now);
         }
         return Found::FREE;
     }

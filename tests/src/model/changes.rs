@@ -6,13 +6,15 @@ use super::{Connection, Model, Tables};
 
 impl Model {
     /// Connections to which the tables do not lead: where they may be pinned, and whether they have
-    /// to be, because the tables `before` led there (item 58). One that is over, or was reset,
-    /// need not stay.
+    /// to be, because the tables `before` led there (item 58). One that is over, was reset, or was
+    /// left for another backend, need not stay.
     pub fn lost(&self, before: &Tables) -> Vec<(PinKey, Pin, bool)> {
-        let living =
-            self.memory.connections.iter().filter(|(_, connection)| {
-                !matches!(connection.phase(), Phase::Closed | Phase::Reset)
-            });
+        let living = self.memory.connections.iter().filter(|(_, connection)| {
+            !matches!(
+                connection.phase(),
+                Phase::Closed | Phase::Reset | Phase::Left
+            )
+        });
         let seed = self.config.seed;
         let lost = living.filter(|(key, connection)| !self.tables.lead_to(key, connection, seed));
         let lost = lost.map(|(key, connection)| {

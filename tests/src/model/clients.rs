@@ -298,7 +298,7 @@ impl Model {
     /// Notes the packet on a record if it is this client's.
     fn note_own(&mut self, call: Call<'_>, key: &FlowKey) -> Option<Noted> {
         let connection = self.memory.connections.get_mut(key)?;
-        if connection.client != *call.tuple() {
+        if connection.client != *call.tuple() || connection.left {
             return None;
         }
         let was_opening = connection.is_opening();
@@ -342,6 +342,16 @@ impl Model {
             Some(backend) => (backend.serves(), backend.is_active()),
             None => return false,
         };
+        // A datagram can go anywhere; only a connection is worth a backend that is gone. The client
+        // does not go back to it, should it return.
+        if !call.packet.is_tcp() && !serves {
+            let there = self.memory.connections.get_mut(&key);
+            let own = there.filter(|there| there.client == *call.tuple());
+            if let Some(own) = own.filter(|_| !call.packet.is_error()) {
+                own.left = true;
+            }
+            return false;
+        }
         let had_ended = match self.memory.connections.get(&key) {
             Some(connection) => connection.has_ended(),
             None => return false,
@@ -350,14 +360,6 @@ impl Model {
             return false;
         };
         let was_opening = noted.was_opening;
-        // A datagram can go anywhere; only a connection is worth a backend that is gone. The client
-        // does not go back to it, should it return.
-        if !call.packet.is_tcp() && !serves {
-            if !call.packet.is_error() {
-                self.memory.connections.remove(&key);
-            }
-            return false;
-        }
         if !call.packet.is_syn() {
             self.keep_pin(call, leg, noted);
             return true;

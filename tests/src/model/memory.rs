@@ -33,6 +33,8 @@ pub struct Connection {
     pub backend_ended: bool,
     /// One of them has torn it down, and nobody has gone on since.
     pub reset: bool,
+    /// The client's datagrams go to another backend; what this one still sends is an answer all the same.
+    pub left: bool,
     /// Its backend is remembered by the client's tuple, too.
     pub pinned: bool,
     /// The client has gone on since the backend answered: no flood displaces it.
@@ -74,7 +76,7 @@ impl Connection {
     }
 
     pub(super) fn has_ended(&self) -> bool {
-        self.client_ended || self.backend_ended || self.reset
+        self.client_ended || self.backend_ended || self.reset || self.left
     }
 
     /// Notes a packet of the backend's.
@@ -140,7 +142,9 @@ impl Connection {
     /// The phase that it is in.
     #[must_use]
     pub fn phase(&self) -> Phase {
-        if self.reset {
+        if self.left {
+            Phase::Left
+        } else if self.reset {
             Phase::Reset
         } else if self.client_ended && self.backend_ended {
             Phase::Closed

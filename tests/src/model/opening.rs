@@ -110,7 +110,9 @@ impl Model {
     /// Whether replies of a backend could be told from those of every other connection.
     fn is_free(&self, call: Call<'_>, leg: &Leg) -> bool {
         let there = self.memory.connections.get(&call.reply_key(leg));
-        there.is_none_or(|there| there.gives_way(call.packet.is_syn())) || self.joins(call, leg)
+        let is_own = |there: &Connection| there.left && there.client == *call.tuple();
+        there.is_none_or(|there| there.gives_way(call.packet.is_syn()) || is_own(there))
+            || self.joins(call, leg)
     }
 
     /// Whether the connection that a backend's replies belong to is this one: only its pin was forgotten.
@@ -120,6 +122,7 @@ impl Model {
         there.is_some_and(|there| {
             there.client == *call.tuple()
                 && !there.gives_way(is_syn)
+                && !there.left
                 && (there.is_opening() || !is_syn)
         })
     }
@@ -356,6 +359,7 @@ impl Model {
             client_ended: false,
             backend_ended: false,
             reset: false,
+            left: false,
             pinned: is_pinned,
             confirmed: false,
             across,

@@ -275,31 +275,6 @@ fn flow_addr(backend: SocketAddr) -> Addr {
     backend.ip().into()
 }
 
-/// A client's datagrams that have moved to another backend stay there while that one serves, even if
-/// the first one comes back.
-#[test]
-fn s59_datagrams_do_not_go_back_to_a_backend_that_returns() {
-    each_case(|bench, case| {
-        if case.is_tcp() {
-            return;
-        }
-        bench.serve(&[one(11)]);
-        let (client, vip) = (case.pod_client(PORT), case.vip(1));
-        let (first, second) = (case.backend(1, 11), case.backend(1, 12));
-        let datagram = case.following(client, vip);
-        check_to(bench, &datagram, first, true);
-        check_reply(bench, case, first, client, vip);
-
-        bench.serve(&[one(12)]);
-        check_to(bench, &datagram, second, true);
-        check_reply(bench, case, second, client, vip);
-
-        let returned = [Pod::on(1, 11), Pod::on(1, 12).terminating()];
-        bench.serve(&[Service::new(1, returned)]);
-        check_to(bench, &datagram, second, false);
-    });
-}
-
 #[test]
 fn connection_of_a_slots_former_owner_is_pinned_and_new_ones_go_to_the_new_owner() {
     each_tcp(|bench, case| {
@@ -391,24 +366,6 @@ fn forged_syn_leaves_a_connection_with_its_terminating_backend() {
         let denial = Packet::new(case.transport, RST, client, vip);
         check_to(bench, &denial, backend, false);
         check_to(bench, &syn, case.backend(1, 12), true);
-    });
-}
-
-#[test]
-fn datagrams_leave_a_backend_that_is_gone_and_connections_stay() {
-    each_case(|bench, case| {
-        bench.serve(&[one(11)]);
-        let (client, vip) = (case.pod_client(PORT), case.vip(1));
-        check_to(bench, &case.opening(client, vip), case.backend(1, 11), true);
-        bench.serve(&[one(12)]);
-        let next = case.following(client, vip);
-        if case.is_tcp() {
-            check_to(bench, &next, case.backend(1, 11), false);
-        } else {
-            check_to(bench, &next, case.backend(1, 12), true);
-            check_to(bench, &next, case.backend(1, 12), false);
-            check_reply(bench, case, case.backend(1, 12), client, vip);
-        }
     });
 }
 

@@ -6,6 +6,7 @@
 mod behind;
 mod chosen;
 mod conflicts;
+mod datagrams;
 mod distribution;
 mod drops;
 mod edge;
