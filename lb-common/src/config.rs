@@ -30,6 +30,10 @@ pub struct DatapathConfig {
     /// Elements of `FRONTEND_INDEX`; 0 if there is none, and programs ask `FRONTENDS`. Whoever loads the
     /// programs knows it.
     pub frontend_buckets: u32,
+    /// Elements of `ESTABLISHED`. Whoever loads the programs knows it.
+    pub mark_buckets: u32,
+    /// Zero.
+    pub pad: u32,
 }
 
 /// Bits of [`DatapathConfig::flags`].
@@ -42,7 +46,7 @@ pub mod flags {
     pub const OWN_SNAT6: u32 = 4;
 }
 
-const _: () = assert!(size_of::<DatapathConfig>() == 40);
+const _: () = assert!(size_of::<DatapathConfig>() == 48);
 
 impl DatapathConfig {
     /// SNAT ports lie above what sockets of nodes and pods pick
@@ -57,6 +61,8 @@ impl DatapathConfig {
         snat_addresses: [0; 2],
         icmp_errors_per_second: Self::ICMP_ERRORS_PER_SECOND,
         frontend_buckets: 0,
+        mark_buckets: 0,
+        pad: 0,
     };
 
     /// As many as the kernel sends of its own, on all CPUs together (`net.ipv4.icmp_msgs_per_sec`).

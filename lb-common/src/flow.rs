@@ -7,6 +7,7 @@ use crate::{
     wire::tcp::{ACK, FIN, RST, SYN},
 };
 
+mod mark;
 mod now;
 mod phase;
 mod pin;
@@ -15,6 +16,7 @@ mod properties;
 mod reserved;
 
 pub use self::{
+    mark::{Mark, Marks},
     now::Now,
     phase::Phase,
     pin::{Pin, PinKey},
@@ -211,7 +213,8 @@ pub struct Flow {
     pub frontend_port: u16,
     /// Who serves it.
     pub backend: BackendRef,
-    /// Kernel tick of the last packet, to within a second.
+    /// Kernel tick of the last packet, to within a second; a few seconds where the client's go by a
+    /// [`Mark`].
     pub seen_tick: u64,
     /// Kernel tick at which the flow has been idle for longer than its phase allows.
     pub expires_tick: u64,

@@ -8,8 +8,9 @@ pub const GOLDEN: u32 = 0x9e37_79b1;
 /// The odd multiplier of splitmix64's first round, a well-mixing 64-bit constant.
 const MULTIPLIER: u64 = 0xbf58_476d_1ce4_e5b9;
 
+/// One round: takes a word into a state.
 #[inline(always)]
-fn mix(state: u64, word: u64) -> u64 {
+pub(crate) fn mix(state: u64, word: u64) -> u64 {
     let product = (state ^ word).wrapping_mul(MULTIPLIER);
     product ^ (product >> 32)
 }

@@ -5,6 +5,7 @@ use crate::{
     Frontend, FrontendKey, Held, HeldKey, Interface, Pin, PinKey, ServiceNets, Slot, SourceRange,
     Vip, addresses,
     drops::Event,
+    flow::Marks,
     frontend::index::{Bucket, Listed},
     socket::{SocketKey, SocketPeer},
 };
@@ -37,6 +38,8 @@ pub const SLOTS_MAX: usize = 1 << 22;
 pub const FLOWS_MAX: usize = 524_288;
 /// Default capacity of `OPENING`.
 pub const OPENING_MAX: usize = 131_072;
+/// Default capacity of `ESTABLISHED`: 4 MB.
+pub const ESTABLISHED_MAX: usize = mark_buckets(FLOWS_MAX as u32) as usize;
 /// Default capacity of `PINS`.
 pub const PINS_MAX: usize = 65_536;
 /// Default capacity of `OPENING_PINS`: one for each record of `OPENING`.
@@ -74,6 +77,13 @@ pub const fn index_copies(frontends: u32) -> u32 {
     frontends + frontends.div_ceil(4)
 }
 
+/// How many elements `ESTABLISHED` has for so many flows: two marks' room for each, since where all of a client's
+/// are taken, the connections displace each other's.
+#[must_use]
+pub const fn mark_buckets(flows: u32) -> u32 {
+    flows.div_ceil(Marks::WAYS as u32 / 2)
+}
+
 /// Address, port, protocol → Service port and its tables.
 pub const FRONTENDS: &str = "FRONTENDS";
 /// Where the copies of frontends are.
@@ -88,6 +98,8 @@ pub const BACKENDS: &str = "BACKENDS";
 pub const FLOWS: &str = "FLOWS";
 /// One record a connection before that: a flood displaces those that are used least.
 pub const OPENING: &str = "OPENING";
+/// Marks of connections whose clients' next segments need no record.
+pub const ESTABLISHED: &str = "ESTABLISHED";
 /// Flows whose backend the tables do not say.
 pub const PINS: &str = "PINS";
 /// The same, of connections that no client has confirmed: a flood displaces those alone.
@@ -185,7 +197,7 @@ impl MapSpec {
 }
 
 /// Every map of the object.
-pub const SPECS: [MapSpec; 22] = [
+pub const SPECS: [MapSpec; 23] = [
     MapSpec::new::<FrontendKey, Frontend>(FRONTENDS, Kind::Hash, FRONTENDS_MAX),
     MapSpec::new::<u32, Slot>(SLOTS, Kind::Array, SLOTS_MAX).with(MMAPABLE),
     MapSpec::new::<u32, Backend>(BACKENDS, Kind::Array, BACKENDS_MAX),
@@ -193,6 +205,7 @@ pub const SPECS: [MapSpec; 22] = [
     MapSpec::new::<u32, Listed>(FRONTEND_COPIES, Kind::Array, FRONTEND_COPIES_MAX).with(MMAPABLE),
     MapSpec::new::<FlowKey, Flow>(FLOWS, Kind::Hash, FLOWS_MAX),
     MapSpec::new::<FlowKey, Flow>(OPENING, Kind::LruHash, OPENING_MAX),
+    MapSpec::new::<u32, Marks>(ESTABLISHED, Kind::Array, ESTABLISHED_MAX),
     MapSpec::new::<PinKey, Pin>(PINS, Kind::LruHash, PINS_MAX),
     MapSpec::new::<PinKey, Pin>(OPENING_PINS, Kind::LruHash, OPENING_PINS_MAX),
     MapSpec::new::<u32, Interface>(INTERFACES, Kind::Hash, INTERFACES_MAX),

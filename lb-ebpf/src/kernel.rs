@@ -11,7 +11,7 @@ use lb_common::{
     Fragments, Frontend, FrontendKey, Hop, Interface, Pin, PinKey, Slot, SourceRange, Vip,
     addresses::Place,
     counter::{Hook, Outcome},
-    flow::Now,
+    flow::{Mark, Marks, Now},
     packet::Parsed,
     path::{Device, FlowStore, FragmentStore, Route, Tables},
 };
@@ -22,6 +22,7 @@ use crate::{
         self, ADDRESSES, AFFINITY, BACKENDS, CONFIG, COUNTERS, FLOWS, FRAGMENTS, INTERFACES,
         OPENING, OPENING_PINS, PINS, SERVICE_NETS, SLOTS, VIPS,
     },
+    marks,
 };
 
 /// `EEXIST` as helpers return it.
@@ -229,6 +230,22 @@ impl<C, P> FlowStore for Run<C, P> {
         // An absent record is what the caller wants.
         let _ = OPENING.remove(key);
         let _ = FLOWS.remove(key);
+        self.remove_marks((key.dst, key.dst_port));
+    }
+
+    #[inline(always)]
+    fn marks(&self, index: u32) -> [u32; Marks::WAYS] {
+        marks::get(index)
+    }
+
+    #[inline(always)]
+    fn leave_mark(&self, mark: Mark) {
+        marks::leave(mark);
+    }
+
+    #[inline(always)]
+    fn remove_marks(&self, client: (Addr, u16)) {
+        marks::remove(Mark::index_of(client, CONFIG.load().mark_buckets));
     }
 }
 

@@ -16,6 +16,7 @@ mod index;
 mod kernel;
 mod linear;
 mod maps;
+mod marks;
 mod skb;
 mod slow;
 mod sock;

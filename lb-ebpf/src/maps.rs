@@ -15,6 +15,7 @@ use lb_common::{
     FragmentKey, Fragments, Frontend, FrontendKey, Held, HeldKey, Interface, Pin, PinKey,
     ServiceNets, Slot, SourceRange, Vip, addresses,
     drops::Event,
+    flow::Marks,
     frontend::index::{Bucket, Listed},
     maps,
     path::Scratch,
@@ -45,6 +46,8 @@ pub(crate) static BACKENDS: Array<Backend, { maps::BACKENDS_MAX }> = Array::new(
 pub(crate) static FLOWS: HashMap<FlowKey, Flow, { maps::FLOWS_MAX }> = HashMap::new();
 #[btf_map]
 pub(crate) static OPENING: LruHashMap<FlowKey, Flow, { maps::OPENING_MAX }> = LruHashMap::new();
+#[btf_map]
+pub(crate) static ESTABLISHED: Array<Marks, { maps::ESTABLISHED_MAX }> = Array::new();
 #[btf_map]
 pub(crate) static PINS: LruHashMap<PinKey, Pin, { maps::PINS_MAX }> = LruHashMap::new();
 #[btf_map]

@@ -119,6 +119,7 @@ impl Capacities {
             maps::BACKENDS => self.backends,
             maps::SLOTS => self.slots,
             maps::FLOWS => self.flows,
+            maps::ESTABLISHED => maps::mark_buckets(self.flows),
             maps::OPENING | maps::OPENING_PINS => self.opening,
             _ => spec.max_entries,
         };

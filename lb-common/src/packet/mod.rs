@@ -233,6 +233,13 @@ impl Parsed {
             && !self.is_error()
     }
 
+    /// Whether it goes on with a connection, and does not end it either.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_routine(&self) -> bool {
+        self.goes_on() && self.tcp_flags & crate::wire::tcp::FIN == 0
+    }
+
     /// Whether this is an ICMP error about a packet of the flow.
     #[inline(always)]
     #[must_use]

@@ -9,16 +9,16 @@ use core::hint::black_box;
 use bytemuck::Zeroable;
 
 use super::{
-    Action, Env, Route, Scratch, choose,
+    Action, Env, Scratch, choose,
+    established::{fetch_marks, goes_by_mark, mark, remove_marks},
     open::{Opened, open},
-    pin::keep_pin,
     recall::{Recalled, recall},
     send::send,
+    tend::tend,
     unserved::{self, Judgement},
-    within::stay_within,
 };
 use crate::{
-    Addr, BackendRef, Extent, Flow, FlowKey, Frontend, Hop, Slot, Tuple,
+    Addr, BackendRef, Extent, Flow, FlowKey, Frontend, Slot, Tuple,
     addresses::{Place, Role},
     backend::Backend,
     counter::Outcome,
@@ -46,7 +46,7 @@ impl Site {
     }
 
     #[inline(always)]
-    fn edge(self, nat: u32) -> u32 {
+    pub(super) fn edge(self, nat: u32) -> u32 {
         match self {
             Self::Pod(ifindex) => ifindex,
             Self::Wire if nat == Nat::SNAT => edge::WIRE_INGRESS,
@@ -114,6 +114,8 @@ impl Found {
     pub(super) const ENDED: u32 = 64;
     /// … this packet confirms it.
     pub(super) const CONFIRMED: u32 = 128;
+    /// … an earlier one did, and no flood displaces it.
+    pub(super) const KEPT: u32 = 256;
 
     #[inline(always)]
     pub(super) fn has(self, bit: u32) -> bool {
@@ -154,6 +156,8 @@ pub fn forward<E: Env>(
     if site == Site::Wire && !scratch.parsed.tuple.src.is_of_a_host() {
         return Some(scratch.drops(Outcome::Martian));
     }
+    remove_marks(env, scratch);
+    fetch_marks(env, scratch);
     scratch.hash = scratch.parsed.tuple.hash(env.config().seed);
     scratch.service = frontend.service;
     scratch.flags = frontend.flags;
@@ -179,6 +183,7 @@ fn without_frontend<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> O
     scratch.flags = 0;
     match unserved::judge(env, scratch) {
         Judgement::Resume => {
+            remove_marks(env, scratch);
             scratch.hash = scratch.parsed.tuple.hash(env.config().seed);
             scratch.now = env.now();
             Some(serve_no_more(env, scratch, site))
@@ -240,12 +245,16 @@ fn serve<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> Action {
     if !set_leg(env, scratch, site, scratch.slot.current) {
         return scratch.drops(Outcome::TornTable);
     }
+    if goes_by_mark(env, scratch, site) {
+        return send(env, scratch, site);
+    }
     let found = find(env, scratch, site, E::glance);
     if found.has(Found::OURS) {
         if scratch.parsed.is_syn() && !found.has(Found::OPENING) && !reopen(env, scratch) {
             return scratch.drops(Outcome::NotAllowed);
         }
         tend(env, scratch, site, found);
+        mark(env, scratch, found);
         return send(env, scratch, site);
     }
     match recall(env, scratch, site) {
@@ -423,76 +432,6 @@ fn meet<E: Env>(
     let confirmed = if is_confirmed { Found::CONFIRMED } else { 0 };
     let due = if due { Found::DUE } else { 0 };
     let pinned = u32::from(flow.pinned & 1) * Found::PINNED;
-    Found(Found::OURS | opening | ended | due | pinned | confirmed)
-}
-
-/// Does what a packet of a known flow gives occasion to.
-#[inline(always)]
-pub(super) fn tend<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site, found: Found) {
-    if found.has(Found::CONFIRMED) {
-        confirm(env, scratch);
-    }
-    match site {
-        Site::Pod(ifindex) if found.has(Found::DUE) => {
-            stay_within(env, scratch, ifindex);
-            keep_hop(env, scratch);
-        }
-        Site::Pod(_) => {}
-        Site::Wire => {
-            if scratch.leg.nat == Nat::SNAT && (found.has(Found::DUE) || scratch.hop.ifindex == 0) {
-                renew(env, scratch);
-            }
-        }
-    }
-}
-
-/// Keeps the hop in the record of the key that is set.
-#[inline(always)]
-fn keep_hop<E: Env>(env: &mut E, scratch: &Scratch) {
-    if let Some(flow) = env.look_up(&scratch.key) {
-        flow.forward = scratch.hop.by_words();
-    }
-}
-
-/// Moves the record of the key that is set to those that no flood displaces. Where there is no room,
-/// the flow is served from where it is.
-#[inline(never)]
-fn confirm<E: Env>(env: &mut E, scratch: &mut Scratch) {
-    let Scratch {
-        parsed, key, flow, ..
-    } = scratch;
-    let Some(record) = env.look_up(key) else {
-        return;
-    };
-    flow.confirm(record);
-    // A record that is displaced is another flow's at once: what was copied must be ours still.
-    let is_ours = flow.is_owned_by(&parsed.tuple)
-        && env
-            .look_up(key)
-            .is_some_and(|record| record.is_owned_by(&parsed.tuple));
-    if !is_ours {
-        return;
-    }
-    if env.promote(key, flow) {
-        if flow.pinned != 0 {
-            keep_pin(env, scratch);
-        }
-        return;
-    }
-    env.count(Outcome::TableFull);
-    if let Some(record) = env.look_up(key) {
-        record.confirmed = confirmed::REFUSED;
-    }
-}
-
-/// Asks the routing table again for the next hop of the flow whose key is set, as it may have
-/// changed. Where this hook cannot tell, the record forgets it, so that a later hook asks.
-#[inline(never)]
-fn renew<E: Env>(env: &mut E, scratch: &mut Scratch) {
-    scratch.hop = match env.route(&scratch.parsed, scratch.leg.addr) {
-        Route::Via(hop) => hop,
-        Route::Defer => Hop::device(0),
-        Route::Unreachable => return,
-    };
-    keep_hop(env, scratch);
+    let kept = u32::from(flow.confirmed == confirmed::YES) * Found::KEPT;
+    Found(Found::OURS | opening | ended | due | pinned | confirmed | kept)
 }

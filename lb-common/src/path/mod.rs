@@ -5,6 +5,7 @@
 
 mod action;
 mod choose;
+mod established;
 pub mod forward;
 pub mod fragments;
 pub mod hooks;
@@ -14,6 +15,7 @@ mod recall;
 pub mod reply;
 mod send;
 pub mod sockets;
+mod tend;
 pub mod unserved;
 mod within;
 
@@ -27,7 +29,7 @@ use crate::{
     addresses::Place,
     answer::{Message, Quote, Spent},
     counter::Outcome,
-    flow::Now,
+    flow::{Mark, Marks, Now},
     packet::{OFFSET_MAX, Offsets, Parsed, Walk},
     path::forward::Leg,
     rewrite::Endpoint,
@@ -94,8 +96,15 @@ pub trait FlowStore {
     fn promote(&mut self, key: &FlowKey, flow: &Flow) -> bool;
     /// Removes the record of an opening flow; one that is not there is no error.
     fn displace(&mut self, key: &FlowKey);
-    /// Removes a record; one that is not there is no error.
+    /// Removes a record, and the marks of its client; one that is not there is no error.
     fn remove(&mut self, key: &FlowKey);
+    /// The words of an element of `ESTABLISHED`; zeros if there is none.
+    fn marks(&self, index: u32) -> [u32; Marks::WAYS];
+    /// Leaves a mark there. Best effort: it takes the place of another one.
+    fn leave_mark(&self, mark: Mark);
+    /// Removes all marks of a client, and of those that share their place. `client` is an address, and a port in
+    /// host byte order.
+    fn remove_marks(&self, client: (Addr, u16));
 }
 
 /// What is remembered of packets in pieces.
@@ -153,6 +162,10 @@ pub struct Scratch {
     pub flags: u32,
     /// Session affinity of the Service port in seconds; 0 is off.
     pub affinity_timeout_s: u32,
+    /// Marks of its client's connections, if it is a segment that may go by one.
+    pub marks: [u32; Marks::WAYS],
+    /// The mark that its connection has there, if it has one.
+    pub mark: Mark,
     /// The table that it is looked up in.
     pub extent: Extent,
     /// What it finds there.

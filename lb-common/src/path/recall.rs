@@ -2,8 +2,9 @@
 
 use super::{
     Env, Scratch,
-    forward::{Found, Site, find, reopen, set_key, set_leg, tend},
+    forward::{Found, Site, find, reopen, set_key, set_leg},
     pin::{keep_pin, pin},
+    tend::tend,
 };
 use crate::{
     config,

@@ -7,6 +7,7 @@ use crate::{
     counter::Outcome,
     flow::{Direction, edge},
     rewrite::Endpoint,
+    wire::tcp::RST,
 };
 
 /// Looks up the record of the key that is set, and notes the reply if it is `expected`: then
@@ -31,6 +32,10 @@ fn undo<E: Env>(
         leg,
         ..
     } = scratch;
+    if parsed.tcp_flags & RST != 0 {
+        // The client's next segment has to take it back, should it go on.
+        env.remove_marks((key.dst, key.dst_port));
+    }
     let flow = env.look_up(key)?;
     if !expected(flow, &parsed.tuple) {
         return None;

@@ -198,6 +198,7 @@ impl Rig {
     fn forget(&mut self) -> Result<(), Disagreement> {
         self.kernel.take_flows().map_err(broken)?;
         self.kernel.take_opening().map_err(broken)?;
+        self.bench.forget_marks();
         self.kernel.take_pins().map_err(broken)?;
         self.kernel.take_affinity().map_err(broken)?;
         self.kernel.take_pieces().map_err(broken)?;
@@ -207,6 +208,7 @@ impl Rig {
     fn evict(&mut self) -> Result<(), Disagreement> {
         self.kernel.take_flows().map_err(broken)?;
         self.kernel.take_opening().map_err(broken)?;
+        self.bench.forget_marks();
         self.model.memory.connections.clear();
         self.constancy.clear();
         Ok(())

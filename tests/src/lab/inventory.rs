@@ -27,25 +27,11 @@ impl Inventory {
     /// # Errors
     /// When the kernel does not tell.
     pub fn of(pin_dir: &Path) -> Result<Self> {
-        let (mut maps, mut pins) = (BTreeSet::new(), 0);
-        let layouts =
-            fs::read_dir(pin_dir).with_context(|| format!("list {}", pin_dir.display()))?;
-        for layout in layouts {
-            let layout = layout?.path();
-            for pin in fs::read_dir(layout.join("maps"))? {
-                maps.insert(MapInfo::from_pin(pin?.path())?.id());
-                pins += 1;
-            }
-            pins += fs::read_dir(layout.join("links"))?.count();
-        }
+        let (maps, pins) = pinned(pin_dir)?;
         let (mut programs, mut used) = (BTreeSet::new(), maps.clone());
-        // What goes while it is listed is gone.
-        for program in loaded_programs().flatten() {
-            let ids = program.map_ids().ok().flatten().unwrap_or_default();
-            if ids.iter().any(|id| maps.contains(id)) {
-                programs.insert(program.id());
-                used.extend(ids);
-            }
+        for (program, ids) in users_of(&maps) {
+            programs.insert(program);
+            used.extend(ids);
         }
         let links = loaded_links().flatten();
         let links = links.filter(|link| programs.contains(&link.program_id()));
@@ -56,6 +42,41 @@ impl Inventory {
             pins,
         })
     }
+}
+
+/// Ids of the programs that use one of the maps that are pinned below `pin_dir`.
+///
+/// # Errors
+/// When the kernel does not tell.
+pub fn programs(pin_dir: &Path) -> Result<BTreeSet<u32>> {
+    let (maps, _) = pinned(pin_dir)?;
+    Ok(users_of(&maps).map(|(program, _)| program).collect())
+}
+
+/// Ids of the maps that are pinned below `pin_dir`, of whatever layout, and how many pins there are in all.
+fn pinned(pin_dir: &Path) -> Result<(BTreeSet<u32>, usize)> {
+    let (mut maps, mut pins) = (BTreeSet::new(), 0);
+    let layouts = fs::read_dir(pin_dir).with_context(|| format!("list {}", pin_dir.display()))?;
+    for layout in layouts {
+        let layout = layout?.path();
+        for pin in fs::read_dir(layout.join("maps"))? {
+            maps.insert(MapInfo::from_pin(pin?.path())?.id());
+            pins += 1;
+        }
+        pins += fs::read_dir(layout.join("links"))?.count();
+    }
+    Ok((maps, pins))
+}
+
+/// Programs that use one of these maps, and the ids of all maps that each uses. What goes while it is
+/// listed is gone.
+fn users_of(maps: &BTreeSet<u32>) -> impl Iterator<Item = (u32, Vec<u32>)> {
+    loaded_programs().flatten().filter_map(|program| {
+        let ids = program.map_ids().ok().flatten().unwrap_or_default();
+        ids.iter()
+            .any(|id| maps.contains(id))
+            .then(|| (program.id(), ids))
+    })
 }
 
 /// How many files a process has open.

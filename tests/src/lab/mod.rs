@@ -70,7 +70,7 @@ pub use crowd::Attendant;
 pub use fabric::Fabric;
 pub use flood::{Flood, Flooded, Pace};
 pub use foreign::ForeignProgram;
-pub use inventory::{Inventory, open_files};
+pub use inventory::{Inventory, open_files, programs};
 pub use load::{Aim, Flows, Load, Sent};
 pub use mode::{MODE_VARIABLE, Mode};
 pub use netns::Netns;

@@ -30,6 +30,25 @@ impl Bench {
         }
     }
 
+    /// Forgets the records of all connections, but not their marks: only a packet that goes by its mark is not
+    /// a new connection's then.
+    ///
+    /// # Panics
+    ///
+    /// If the map cannot be changed.
+    pub fn forget_all_but_marks(&mut self) {
+        self.store.clear_records().expect("forget the records");
+    }
+
+    /// Forgets the marks of connections, as after a moment: the next packet of each asks its record.
+    ///
+    /// # Panics
+    ///
+    /// If the map cannot be changed.
+    pub fn forget_marks(&mut self) {
+        self.store.clear_marks().expect("forget marks");
+    }
+
     /// Lets `test` meet the programs as long as earlier ones run behind them.
     ///
     /// # Panics

@@ -475,6 +475,8 @@ pub fn specs() -> Vec<MapSpec> {
         maps::SLOTS => 1 << 18,
         maps::FLOWS => FLOWS_MAX,
         maps::OPENING => 65_536,
+        // So few that connections displace each other's marks.
+        maps::ESTABLISHED => 16,
         maps::PINS => 512,
         maps::OPENING_PINS => 4096,
         maps::SOCKETS => 64,

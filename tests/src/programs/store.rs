@@ -8,10 +8,11 @@ use lb_common::{
     DropKey, Flow, FlowKey, Frontend, FrontendKey, Pin, PinKey, ServiceNets,
     counter::Outcome,
     drops::Event,
+    flow::Marks,
     frontend::index::Listed,
     maps::{
-        DROPS, EVENTS, FLOWS, FRONTEND_COPIES, FRONTENDS, LAST_DROPS, LAYOUT_VERSION, OPENING,
-        OPENING_PINS, PINS, SERVICE_NETS,
+        DROPS, ESTABLISHED, EVENTS, FLOWS, FRONTEND_COPIES, FRONTENDS, LAST_DROPS, LAYOUT_VERSION,
+        OPENING, OPENING_PINS, PINS, SERVICE_NETS,
     },
 };
 
@@ -34,6 +35,7 @@ pub(super) struct Store {
     opening_pins: Table<PinKey, Pin>,
     frontends: Table<FrontendKey, Frontend>,
     copies: Array<MapData, Raw<Listed>>,
+    marks: Array<MapData, Raw<Marks>>,
     service_nets: Array<MapData, Raw<ServiceNets>>,
     drops: PerCpuHashMap<MapData, Raw<DropKey>, u64>,
     last_drops: PerCpuArray<MapData, Raw<Event>>,
@@ -50,6 +52,7 @@ impl Store {
             opening_pins: open(pin_dir, OPENING_PINS)?,
             frontends: open(pin_dir, FRONTENDS)?,
             copies: open(pin_dir, FRONTEND_COPIES)?,
+            marks: open(pin_dir, ESTABLISHED)?,
             service_nets: open(pin_dir, SERVICE_NETS)?,
             drops: open(pin_dir, DROPS)?,
             last_drops: open(pin_dir, LAST_DROPS)?,
@@ -81,8 +84,10 @@ impl Store {
         read(&self.pins)
     }
 
+    /// Replaces the record of a flow, and lets programs ask it for the next packet.
     pub(super) fn put_flow(&mut self, key: &FlowKey, flow: &Flow) -> Result<()> {
         const EXIST: u64 = 2;
+        self.clear_marks()?;
         for table in [&mut self.opening, &mut self.flows] {
             if table.insert(Raw(*key), Raw(*flow), EXIST).is_ok() {
                 return Ok(());
@@ -105,10 +110,25 @@ impl Store {
 
     /// Forgets the records, as a full map does.
     pub(super) fn clear_flows(&mut self) -> Result<()> {
+        self.clear_records()?;
+        self.clear_marks()
+    }
+
+    /// The same, but for marks.
+    pub(super) fn clear_records(&mut self) -> Result<()> {
         for table in [&mut self.opening, &mut self.flows] {
             for (key, _) in read(table)? {
                 table.remove(&Raw(key)).context("forget a record")?;
             }
+        }
+        Ok(())
+    }
+
+    /// Forgets the marks, as after a moment.
+    pub(super) fn clear_marks(&mut self) -> Result<()> {
+        for index in 0..self.marks.len() {
+            let set = self.marks.set(index, Raw(Marks::default()), 0);
+            set.context("forget marks")?;
         }
         Ok(())
     }

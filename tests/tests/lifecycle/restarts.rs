@@ -50,6 +50,7 @@ fn check_restarts(flags: &[&str], rounds: usize) {
     let traffic = [inside.expect("traffic"), outside.expect("traffic")];
 
     let began = Instant::now();
+    let mut last = stage.programs();
     for round in 0..rounds {
         let signal = if round % 2 == 0 {
             Signal::SIGKILL
@@ -59,6 +60,13 @@ fn check_restarts(flags: &[&str], rounds: usize) {
         let operations = stage.restart_agents(signal, flags);
         assert_eq!(operations, [0, 0], "operations on maps, round {round}");
         await_inventory(&stage, &before, round);
+        // Whether a newer build or the same one begins, it runs its own.
+        let programs = stage.programs();
+        assert!(
+            programs.is_disjoint(&last),
+            "{programs:?} after {last:?}: programs of the agent before, round {round}"
+        );
+        last = programs;
     }
     println!(
         "{} restarts in {:.0?}; each node has {:?}",

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use lb_tests::lab::{
-    Agent, AgentSetup, Cluster, Echo, Inventory, Place as _, Pod, Traffic, open_files,
+    Agent, AgentSetup, Cluster, Echo, Inventory, Place as _, Pod, Traffic, open_files, programs,
 };
 use lb_tests::tool::{TrafficOptions, TrafficReport};
 use nix::sys::signal::Signal;
@@ -180,6 +180,14 @@ impl Stage {
                 let inventory = Inventory::of(agent.pin_dir()).expect("an inventory");
                 (inventory, open_files(agent.id()).expect("open files"))
             })
+            .collect()
+    }
+
+    /// Ids of the programs that agents have in the kernel.
+    pub(crate) fn programs(&self) -> BTreeSet<u32> {
+        let agents = self.agents.iter();
+        agents
+            .flat_map(|agent| programs(agent.pin_dir()).expect("programs"))
             .collect()
     }
 

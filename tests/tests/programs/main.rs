@@ -11,6 +11,7 @@ mod distribution;
 mod drops;
 mod edge;
 mod errors;
+mod established;
 mod flows;
 mod fuzz;
 mod inside;

@@ -10,7 +10,7 @@ use aya::{
 use caps::{CapSet, Capability};
 use lb_common::{
     DatapathConfig,
-    maps::{FRONTEND_INDEX, MapSpec},
+    maps::{ESTABLISHED, FRONTEND_INDEX, MapSpec},
 };
 
 use super::{
@@ -80,9 +80,13 @@ pub(super) fn has_filters(mode: TcMode) -> Result<bool, Error> {
 }
 
 fn load_object(object: &[u8], options: &Options, pins: &Pins) -> Result<Ebpf, Error> {
-    let index = options.maps.iter().find(|map| map.name == FRONTEND_INDEX);
+    let elements = |name| {
+        let map = options.maps.iter().find(|map| map.name == name);
+        map.map_or(0, |map| map.max_entries)
+    };
     let config = Raw(DatapathConfig {
-        frontend_buckets: index.map_or(0, |map| map.max_entries),
+        frontend_buckets: elements(FRONTEND_INDEX),
+        mark_buckets: elements(ESTABLISHED),
         ..options.config
     });
     let mut loader = EbpfLoader::new();

@@ -49,6 +49,7 @@ pub(super) fn specs(services: u32, flows: u32) -> Vec<MapSpec> {
         maps::FRONTEND_COPIES => maps::index_copies(services + 64),
         maps::BACKENDS => services + 4 * u32::from(BACKENDS) + 64,
         maps::FLOWS => flows,
+        maps::ESTABLISHED => maps::mark_buckets(flows),
         // The arena is dealt out in powers of two, and a little is lost.
         maps::SLOTS => 2 * (tables + used),
         _ => 0,

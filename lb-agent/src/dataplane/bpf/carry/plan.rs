@@ -3,7 +3,7 @@
 use std::fmt;
 
 use lb_common::maps::{
-    ADDRESSES, AFFINITY, COUNTERS, DROPS, EVENTS, FLOWS, FRAGMENTS, FRONTEND_COPIES,
+    ADDRESSES, AFFINITY, COUNTERS, DROPS, ESTABLISHED, EVENTS, FLOWS, FRAGMENTS, FRONTEND_COPIES,
     FRONTEND_INDEX, HELD, Kind, LAST_DROPS, MapSpec, OPENING, OPENING_PINS, PINS, SERVICE_NETS,
     SOCKETS,
 };
@@ -166,6 +166,8 @@ fn way(map: &str) -> Way {
         COUNTERS | DROPS => Way::Count,
         // Of no use to anybody after a moment.
         EVENTS | LAST_DROPS => Way::Fresh,
+        // Left again by the next packets.
+        ESTABLISHED => Way::Fresh,
         // What `FRONTENDS` says, and each is of no use without the other.
         FRONTEND_INDEX | FRONTEND_COPIES => Way::Fresh,
         SERVICE_NETS => Way::CopyLast,
@@ -193,7 +195,7 @@ fn room(spec: &MapSpec, way: Way) -> u32 {
 fn is_apart(map: &str) -> bool {
     matches!(
         map,
-        FLOWS | OPENING | SERVICE_NETS | FRONTEND_INDEX | FRONTEND_COPIES
+        FLOWS | OPENING | ESTABLISHED | SERVICE_NETS | FRONTEND_INDEX | FRONTEND_COPIES
     )
 }
 
@@ -246,6 +248,7 @@ mod tests {
             (FRONTEND_COPIES, Way::Fresh),
             (FLOWS, Way::Follow),
             (OPENING, Way::Follow),
+            (ESTABLISHED, Way::Fresh),
             (SERVICE_NETS, Way::CopyLast),
         ];
         assert_eq!(ways(&plan), expected);

@@ -1,0 +1,67 @@
+//! Segments that need nothing of their connection's record; see [`Mark`].
+
+use super::{
+    Env, Scratch,
+    forward::{Found, Nat, Site},
+};
+use crate::{
+    Hop,
+    flow::Mark,
+    wire::tcp::{RST, SYN},
+};
+
+/// Whether the packet may go by a mark. Its backend sees its client, so that nothing else of it changes; and
+/// who is bound to a backend is bound anew by his packets (item 49).
+#[inline(always)]
+fn may_go_by_mark(scratch: &Scratch) -> bool {
+    scratch.parsed.is_routine() && scratch.leg.nat == Nat::KEEP && scratch.affinity_timeout_s == 0
+}
+
+/// Gets the marks of the packet's client. As soon as it can be done: where nothing is in a cache, the processor
+/// waits for them and for the slot at the same time.
+#[inline(always)]
+pub(super) fn fetch_marks<E: Env>(env: &E, scratch: &mut Scratch) {
+    let tuple = &scratch.parsed.tuple;
+    if scratch.parsed.is_routine() {
+        let client = (tuple.src, tuple.src_port);
+        scratch.marks = env.marks(Mark::index_of(client, env.config().mark_buckets));
+    }
+}
+
+/// Whether the packet goes on with the candidate, by its connection's mark.
+#[inline(always)]
+pub(super) fn goes_by_mark<E: Env>(env: &E, scratch: &mut Scratch, site: Site) -> bool {
+    if !may_go_by_mark(scratch) {
+        return false;
+    }
+    let (tuple, leg) = (&scratch.parsed.tuple, &scratch.leg);
+    scratch.mark = Mark::of(
+        (tuple.src, tuple.src_port),
+        scratch.hash,
+        leg.reference,
+        site.edge(leg.nat),
+        scratch.now,
+        env.config().mark_buckets,
+    );
+    scratch.hop = Hop::device(0);
+    scratch.mark.is_in(scratch.marks)
+}
+
+/// Marks the connection of a packet that was found with the candidate, if its next ones may go by that: no flood
+/// displaces its record, and it goes where all others go, which is not asked again before the mark is gone.
+#[inline(always)]
+pub(super) fn mark<E: Env>(env: &E, scratch: &Scratch, found: Found) {
+    if found.has(Found::KEPT) && may_go_by_mark(scratch) && scratch.hop.ifindex == 0 {
+        env.leave_mark(scratch.mark);
+    }
+}
+
+/// Lets the record of a connection that begins or is refused be asked for its next segment: it says what has
+/// become of that.
+#[inline(always)]
+pub(super) fn remove_marks<E: Env>(env: &E, scratch: &Scratch) {
+    let tuple = &scratch.parsed.tuple;
+    if scratch.parsed.tcp_flags & (SYN | RST) != 0 {
+        env.remove_marks((tuple.src, tuple.src_port));
+    }
+}

@@ -1,0 +1,147 @@
+//! Segments that go by the mark of their connection, and those that ask its record.
+
+use lb_common::{
+    counter::Outcome::{Replied, ToStack},
+    wire::tcp::{ACK, FIN, RST, SYN},
+};
+use lb_tests::programs::{Bench, Case, Packet, Pod, Program, Service, Verdict};
+
+use crate::flows::{PORT, check_reply, check_to, each_tcp, one};
+
+/// A segment of the client's, or of its backend's.
+#[derive(Clone, Copy, Debug)]
+enum Segment {
+    Client(u8),
+    Backend(u8),
+}
+
+use Segment::{Backend, Client};
+
+/// Sends a segment of the pod's connection with the first Service and its pod 11.
+#[track_caller]
+fn send(bench: &mut Bench, case: Case, segment: Segment) {
+    let (client, vip, backend) = (case.pod_client(PORT), case.vip(1), case.backend(1, 11));
+    let (program, [src, dst], flags, counted) = match segment {
+        Client(flags) => (Program::PodIngress, [client, vip], flags, ToStack),
+        Backend(flags) => (Program::PodEgress, [backend, client], flags, Replied),
+    };
+    let packet = Packet::new(case.transport, flags, src, dst);
+    bench.run_checked(program, &packet, Verdict::Next, &[counted]);
+}
+
+/// Whether the client's next segment makes a record, where there is none.
+fn asks_for_a_record(bench: &mut Bench, case: Case) -> bool {
+    bench.forget_all_but_marks();
+    let next = case.following(case.pod_client(PORT), case.vip(1));
+    let run = bench.run(Program::PodIngress, &next.bytes());
+    assert_eq!(run.verdict, Verdict::Next);
+    !bench.flows().is_empty()
+}
+
+/// Establishes a connection, and lets it go on.
+fn establish(bench: &mut Bench, case: Case) {
+    bench.forget_connections();
+    let syn = case.opening(case.pod_client(PORT), case.vip(1));
+    check_to(bench, &syn, case.backend(1, 11), true);
+    for segment in [Backend(SYN | ACK), Client(ACK), Client(ACK)] {
+        send(bench, case, segment);
+    }
+}
+
+/// Lets an established connection consist of `segments`; whether its next one asks for a record.
+fn asks_after(bench: &mut Bench, case: Case, segments: &[Segment]) -> bool {
+    establish(bench, case);
+    for segment in segments {
+        send(bench, case, *segment);
+    }
+    asks_for_a_record(bench, case)
+}
+
+/// Whether [`asks_after`] says no. A mark holds for half a second at least, and the next one may begin at any
+/// time: of three tries, two at most can meet that.
+fn goes_by_a_mark_after(bench: &mut Bench, case: Case, segments: &[Segment]) -> bool {
+    (0..3).any(|_| !asks_after(bench, case, segments))
+}
+
+#[test]
+fn segments_of_a_connection_that_goes_on_need_no_record_for_a_moment() {
+    each_tcp(|bench, case| {
+        bench.serve(&[one(11)]);
+        for segments in [
+            &[][..],
+            &[Client(ACK), Backend(ACK), Client(ACK)],
+            &[Backend(FIN | ACK), Client(ACK)],
+        ] {
+            assert!(goes_by_a_mark_after(bench, case, segments), "{segments:?}");
+            bench.forget_connections();
+        }
+    });
+}
+
+#[test]
+fn record_is_asked_again_after_a_moment() {
+    each_tcp(|bench, case| {
+        bench.serve(&[one(11)]);
+        establish(bench, case);
+        bench.forget_marks();
+        assert!(asks_for_a_record(bench, case));
+    });
+}
+
+#[test]
+fn record_is_asked_after_each_segment_that_may_change_what_the_next_one_does_to_it() {
+    each_tcp(|bench, case| {
+        bench.serve(&[one(11)]);
+        for segment in [
+            Client(SYN),
+            Client(RST),
+            Client(RST | ACK),
+            Backend(RST),
+            Backend(RST | ACK),
+        ] {
+            assert!(asks_after(bench, case, &[segment]), "{segment:?}");
+        }
+        // And the end itself is noted.
+        establish(bench, case);
+        bench.forget_all_but_marks();
+        let (client, vip) = (case.pod_client(PORT), case.vip(1));
+        let fin = Packet::new(case.transport, FIN | ACK, client, vip);
+        check_to(bench, &fin, case.backend(1, 11), true);
+    });
+}
+
+#[test]
+fn connection_that_no_client_has_confirmed_leaves_no_mark() {
+    each_tcp(|bench, case| {
+        bench.serve(&[one(11)]);
+        let (client, vip, backend) = (case.pod_client(PORT), case.vip(1), case.backend(1, 11));
+        check_to(bench, &case.opening(client, vip), backend, true);
+        check_reply(bench, case, backend, client, vip);
+        let blind = case.following(client, vip).acknowledging(0);
+        check_to(bench, &blind, backend, false);
+        check_to(bench, &blind, backend, false);
+        assert!(asks_for_a_record(bench, case));
+    });
+}
+
+/// Each packet of such a client binds it for longer.
+#[test]
+fn s49_a_connection_of_a_client_that_is_bound_leaves_no_mark() {
+    each_tcp(|bench, case| {
+        bench.serve(&[Service::new(1, [Pod::on(1, 11)]).with_affinity(10)]);
+        assert!(asks_after(bench, case, &[]));
+    });
+}
+
+/// A mark is of a connection with the backend that the table names.
+#[test]
+fn mark_of_a_connection_with_one_backend_lets_nobody_go_to_another_one() {
+    each_tcp(|bench, case| {
+        bench.serve(&[one(11)]);
+        establish(bench, case);
+        bench.forget_all_but_marks();
+        bench.serve(&[one(12)]);
+        let next = case.following(case.pod_client(PORT), case.vip(1));
+        check_to(bench, &next, case.backend(1, 12), true);
+    });
+}
