@@ -10,11 +10,15 @@ use crate::{
     wire::tcp::{RST, SYN},
 };
 
-/// Whether the packet may go by a mark. Its backend sees its client, so that nothing else of it changes; and
-/// who is bound to a backend is bound anew by his packets (item 49).
+/// Whether the packet may go by a mark. Its backend sees its client, so that nothing else of it changes; who
+/// is bound to a backend is bound anew by his packets (item 49); and the way of a pod's packet to another pod of the
+/// node may change with the switches of a bridge, which the record follows within a second.
 #[inline(always)]
-fn may_go_by_mark(scratch: &Scratch) -> bool {
-    scratch.parsed.is_routine() && scratch.leg.nat == Nat::KEEP && scratch.affinity_timeout_s == 0
+fn may_go_by_mark(scratch: &Scratch, site: Site) -> bool {
+    scratch.parsed.is_routine()
+        && scratch.leg.nat == Nat::KEEP
+        && scratch.affinity_timeout_s == 0
+        && (site == Site::Wire || scratch.leg.is_local == 0)
 }
 
 /// Gets the marks of the packet's client. As soon as it can be done: where nothing is in a cache, the processor
@@ -31,7 +35,7 @@ pub(super) fn fetch_marks<E: Env>(env: &E, scratch: &mut Scratch) {
 /// Whether the packet goes on with the candidate, by its connection's mark.
 #[inline(always)]
 pub(super) fn goes_by_mark<E: Env>(env: &E, scratch: &mut Scratch, site: Site) -> bool {
-    if !may_go_by_mark(scratch) {
+    if !may_go_by_mark(scratch, site) {
         return false;
     }
     let (tuple, leg) = (&scratch.parsed.tuple, &scratch.leg);
@@ -48,10 +52,10 @@ pub(super) fn goes_by_mark<E: Env>(env: &E, scratch: &mut Scratch, site: Site) -
 }
 
 /// Marks the connection of a packet that was found with the candidate, if its next ones may go by that: no flood
-/// displaces its record, and it goes where all others go, which is not asked again before the mark is gone.
+/// displaces its record.
 #[inline(always)]
-pub(super) fn mark<E: Env>(env: &E, scratch: &Scratch, found: Found) {
-    if found.has(Found::KEPT) && may_go_by_mark(scratch) && scratch.hop.ifindex == 0 {
+pub(super) fn mark<E: Env>(env: &E, scratch: &Scratch, site: Site, found: Found) {
+    if found.has(Found::KEPT) && may_go_by_mark(scratch, site) && scratch.hop.ifindex == 0 {
         env.leave_mark(scratch.mark);
     }
 }

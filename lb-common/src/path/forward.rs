@@ -254,7 +254,7 @@ fn serve<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> Action {
             return scratch.drops(Outcome::NotAllowed);
         }
         tend(env, scratch, site, found);
-        mark(env, scratch, found);
+        mark(env, scratch, site, found);
         return send(env, scratch, site);
     }
     match recall(env, scratch, site) {

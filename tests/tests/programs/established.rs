@@ -6,7 +6,12 @@ use lb_common::{
 };
 use lb_tests::programs::{Bench, Case, Packet, Pod, Program, Service, Verdict};
 
-use crate::flows::{PORT, check_reply, check_to, each_tcp, one};
+use crate::flows::{PORT, check_reply, check_to, each_tcp};
+
+/// A Service with one backend, on the other node.
+fn one(number: u8) -> Service {
+    Service::new(1, [Pod::on(2, number)])
+}
 
 /// A segment of the client's, or of its backend's.
 #[derive(Clone, Copy, Debug)]
@@ -20,7 +25,7 @@ use Segment::{Backend, Client};
 /// Sends a segment of the pod's connection with the first Service and its pod 11.
 #[track_caller]
 fn send(bench: &mut Bench, case: Case, segment: Segment) {
-    let (client, vip, backend) = (case.pod_client(PORT), case.vip(1), case.backend(1, 11));
+    let (client, vip, backend) = (case.pod_client(PORT), case.vip(1), case.backend(2, 11));
     let (program, [src, dst], flags, counted) = match segment {
         Client(flags) => (Program::PodIngress, [client, vip], flags, ToStack),
         Backend(flags) => (Program::PodEgress, [backend, client], flags, Replied),
@@ -42,7 +47,7 @@ fn asks_for_a_record(bench: &mut Bench, case: Case) -> bool {
 fn establish(bench: &mut Bench, case: Case) {
     bench.forget_connections();
     let syn = case.opening(case.pod_client(PORT), case.vip(1));
-    check_to(bench, &syn, case.backend(1, 11), true);
+    check_to(bench, &syn, case.backend(2, 11), true);
     for segment in [Backend(SYN | ACK), Client(ACK), Client(ACK)] {
         send(bench, case, segment);
     }
@@ -106,7 +111,7 @@ fn record_is_asked_after_each_segment_that_may_change_what_the_next_one_does_to_
         bench.forget_all_but_marks();
         let (client, vip) = (case.pod_client(PORT), case.vip(1));
         let fin = Packet::new(case.transport, FIN | ACK, client, vip);
-        check_to(bench, &fin, case.backend(1, 11), true);
+        check_to(bench, &fin, case.backend(2, 11), true);
     });
 }
 
@@ -114,7 +119,7 @@ fn record_is_asked_after_each_segment_that_may_change_what_the_next_one_does_to_
 fn connection_that_no_client_has_confirmed_leaves_no_mark() {
     each_tcp(|bench, case| {
         bench.serve(&[one(11)]);
-        let (client, vip, backend) = (case.pod_client(PORT), case.vip(1), case.backend(1, 11));
+        let (client, vip, backend) = (case.pod_client(PORT), case.vip(1), case.backend(2, 11));
         check_to(bench, &case.opening(client, vip), backend, true);
         check_reply(bench, case, backend, client, vip);
         let blind = case.following(client, vip).acknowledging(0);
@@ -128,8 +133,23 @@ fn connection_that_no_client_has_confirmed_leaves_no_mark() {
 #[test]
 fn s49_a_connection_of_a_client_that_is_bound_leaves_no_mark() {
     each_tcp(|bench, case| {
-        bench.serve(&[Service::new(1, [Pod::on(1, 11)]).with_affinity(10)]);
+        bench.serve(&[one(11).with_affinity(10)]);
         assert!(asks_after(bench, case, &[]));
+    });
+}
+
+/// Whether they meet at a bridge may change at any time.
+#[test]
+fn connection_of_two_pods_of_the_node_leaves_no_mark() {
+    each_tcp(|bench, case| {
+        bench.serve(&[Service::new(1, [Pod::on(1, 11)])]);
+        let (client, vip, backend) = (case.pod_client(PORT), case.vip(1), case.backend(1, 11));
+        check_to(bench, &case.opening(client, vip), backend, true);
+        check_reply(bench, case, backend, client, vip);
+        let next = case.following(client, vip);
+        check_to(bench, &next, backend, false);
+        check_to(bench, &next, backend, false);
+        assert!(asks_for_a_record(bench, case));
     });
 }
 
@@ -142,6 +162,6 @@ fn mark_of_a_connection_with_one_backend_lets_nobody_go_to_another_one() {
         bench.forget_all_but_marks();
         bench.serve(&[one(12)]);
         let next = case.following(case.pod_client(PORT), case.vip(1));
-        check_to(bench, &next, case.backend(1, 12), true);
+        check_to(bench, &next, case.backend(2, 12), true);
     });
 }
