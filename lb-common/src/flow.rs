@@ -434,11 +434,12 @@ impl Flow {
     }
 
     /// Its client goes to another backend, and does not come back to this record. What its backend has
-    /// sent until then, or is sending, still comes from the frontend.
+    /// sent until then, or is sending, still comes from the frontend, for ten seconds.
     #[inline(always)]
     pub fn leave(&mut self, now: Now) {
-        self.ends |= ends::LEFT;
         self.renew(now);
+        self.ends |= ends::LEFT;
+        self.expires_tick = now.after_s(Phase::Left.lifetime_s(self.protocol));
     }
 
     /// Whether its client goes to another backend.
@@ -458,8 +459,11 @@ impl Flow {
     #[inline(always)]
     fn renew(&mut self, now: Now) {
         self.seen_tick = now.tick;
-        let phase = Phase::of(self.ends, self.answered);
-        self.expires_tick = now.after_s(phase.lifetime_s(self.protocol));
+        // A backend that goes on sending does not keep it.
+        if !self.is_left() {
+            let phase = Phase::of(self.ends, self.answered);
+            self.expires_tick = now.after_s(phase.lifetime_s(self.protocol));
+        }
     }
 
     #[inline(always)]
@@ -569,6 +573,20 @@ mod tests {
         let _ = answered.note(Reply, 0, at(1000));
         assert!(!answered.is_expired(at(1001 + 30 * 100)));
         assert!(answered.is_expired(at(1001 + 120 * 100)));
+    }
+
+    #[test]
+    fn a_flow_that_its_client_has_left_expires_after_ten_seconds_whatever_its_backend_sends() {
+        let mut left = flow(protocol::UDP);
+        left.leave(at(1000));
+        assert_eq!(left.phase(), Phase::Left);
+        for second in 1..=10 {
+            let now = at(1000 + second * 100);
+            let _ = left.note(Reply, 0, now);
+            assert!(!left.is_expired(now), "after {second} s");
+        }
+        assert!(left.is_expired(at(2001)));
+        assert!(!left.admits(&left.tuple(), false));
     }
 
     #[test]

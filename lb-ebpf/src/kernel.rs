@@ -14,6 +14,7 @@ use lb_common::{
     flow::{Mark, Marks, Now},
     packet::Parsed,
     path::{Device, FlowStore, FragmentStore, Route, Tables},
+    protocol,
 };
 
 use crate::{
@@ -230,7 +231,9 @@ impl<C, P> FlowStore for Run<C, P> {
         // An absent record is what the caller wants.
         let _ = OPENING.remove(key);
         let _ = FLOWS.remove(key);
-        self.remove_marks((key.dst, key.dst_port));
+        if key.protocol == protocol::TCP {
+            self.remove_marks((key.dst, key.dst_port));
+        }
     }
 
     #[inline(always)]

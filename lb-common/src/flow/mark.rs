@@ -11,8 +11,8 @@ use super::Now;
 use crate::{Addr, BackendRef, hash};
 
 /// For how long a mark holds at most, in ticks, as a power of two. 4 to 41 seconds, after the kernel's
-/// `CONFIG_HZ`: little next to the two minutes that any connection may be idle which leaves marks, and long next to
-/// the time between two packets of a busy one.
+/// `CONFIG_HZ`: little next to the two minutes for which the record of any connection of TCP outlives its last packet, and
+/// long next to the time between two packets of a busy one.
 const PERIOD_SHIFT: u32 = 12;
 
 /// The bits of a mark that say when it was left: the last ones of the number of the period. All others say whose
@@ -20,7 +20,7 @@ const PERIOD_SHIFT: u32 = 12;
 const AGE: u32 = 0b111;
 
 /// That one.
-const LEFT: u32 = 0b1000;
+const PRESENT: u32 = 0b1000;
 
 /// Value of `ESTABLISHED`: marks of connections whose clients have a part of their hash in common; 0 where there
 /// is none. Each is read and written as a whole.
@@ -65,10 +65,9 @@ impl Mark {
         let dialled = u64::from(hash) | u64::from(backend.bits) << 32;
         let met = u64::from(edge) | period << 32;
         let all = hash::mix(hash::mix(dialled, point), met) as u32;
-        let left = (now.tick >> PERIOD_SHIFT) as u32 & AGE;
         Self {
             index: index(point, buckets),
-            word: all & !(AGE | LEFT) | LEFT | left,
+            word: all & !(AGE | PRESENT) | PRESENT | (now.tick >> PERIOD_SHIFT) as u32 & AGE,
         }
     }
 
@@ -79,18 +78,25 @@ impl Mark {
         index(point(client.0, client.1), buckets)
     }
 
-    /// Whether it is one of these, whenever that was left.
+    /// Whether it is one of these, left in this period of the clock or in the last one.
     ///
     /// One comparison at the end, here and in [`way`](Self::way): the verifier follows every branch on its own.
     #[inline(always)]
     #[must_use]
     pub fn is_in(self, words: [u32; Marks::WAYS]) -> bool {
         let is_other = |word: u32| {
-            let difference = (word ^ self.word) & !AGE;
-            (difference | difference.wrapping_neg()) >> 31
+            let too_old = self.age_of(word) & !1;
+            let different = (word ^ self.word) & !AGE | too_old;
+            (different | different.wrapping_neg()) >> 31
         };
         let [a, b, c, d] = words.map(is_other);
         a & b & c & d == 0
+    }
+
+    /// How many periods of the clock ago a word was left, as far as it says.
+    #[inline(always)]
+    fn age_of(self, word: u32) -> u32 {
+        self.word.wrapping_sub(word) & AGE
     }
 
     /// Which of these it takes the place of: the one that was left first, and by chance among those that were left
@@ -99,7 +105,7 @@ impl Mark {
     #[must_use]
     pub fn way(self, words: [u32; Marks::WAYS]) -> usize {
         let rank = |at: u32, word: u32| {
-            let age = self.word.wrapping_sub(word) & AGE | !word & LEFT;
+            let age = self.age_of(word) | !word & PRESENT;
             let chance = (self.word >> 4).wrapping_add(at) & 3;
             age << 4 | chance << 2 | at
         };

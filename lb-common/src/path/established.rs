@@ -10,14 +10,13 @@ use crate::{
     wire::tcp::{RST, SYN},
 };
 
-/// Whether the packet may go by a mark. Its backend sees its client, so that nothing else of it changes; who
-/// is bound to a backend is bound anew by his packets (item 49); and the way of a pod's packet to another pod of the
-/// node may change with the switches of a bridge, which the record follows within a second.
+/// Whether the packet may go by a mark. Its backend sees its client, so that nothing else of it changes; and the
+/// way of a pod's packet to another pod of the node may change with the switches of a bridge, which the record
+/// follows within a second.
 #[inline(always)]
 fn may_go_by_mark(scratch: &Scratch, site: Site) -> bool {
     scratch.parsed.is_routine()
         && scratch.leg.nat == Nat::KEEP
-        && scratch.affinity_timeout_s == 0
         && (site == Site::Wire || scratch.leg.is_local == 0)
 }
 

@@ -1,7 +1,7 @@
 //! From a client towards a backend.
 //!
 //! The way of an established flow is inlined into every hook. What only the first packets of a
-//! flow need is out of line ([`super::recall`], [`renew`], [`super::open`]): the verifier follows it once per call, and
+//! flow need is out of line ([`super::recall`], [`super::tend`], [`super::open`]): the verifier follows it once per call, and
 //! both families share it.
 
 use core::hint::black_box;

@@ -33,11 +33,13 @@ fn undo<E: Env>(
         ..
     } = scratch;
     if parsed.tcp_flags & RST != 0 {
-        // The client's next segment has to take it back, should it go on.
+        // The client's next segment has to take it back, should it go on. Whether there is a record or not: a
+        // backend that does not know the connection is not the one whose mark led there.
         env.remove_marks((key.dst, key.dst_port));
     }
     let flow = env.look_up(key)?;
-    if !expected(flow, &parsed.tuple) {
+    if !expected(flow, &parsed.tuple) || parsed.is_error() && flow.is_left() {
+        // What has become of a datagram is of no interest to a client that is with another backend.
         return None;
     }
     let mut due = false;

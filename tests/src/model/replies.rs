@@ -42,7 +42,7 @@ impl Model {
             .memory
             .connections
             .get_mut(&key(&meeting.packet.tuple, edge))?;
-        if !is_right(connection) {
+        if !is_right(connection) || meeting.packet.is_error() && connection.left {
             return None;
         }
         if !meeting.packet.is_error() {

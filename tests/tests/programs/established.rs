@@ -4,7 +4,9 @@ use lb_common::{
     counter::Outcome::{Replied, ToStack},
     wire::tcp::{ACK, FIN, RST, SYN},
 };
-use lb_tests::programs::{Bench, Case, Packet, Pod, Program, Service, Verdict};
+use lb_tests::programs::{
+    Bench, Case, Packet, Pod, Program, Service, Verdict, each_case_on_the_wire,
+};
 
 use crate::flows::{PORT, check_reply, check_to, each_tcp};
 
@@ -62,8 +64,8 @@ fn asks_after(bench: &mut Bench, case: Case, segments: &[Segment]) -> bool {
     asks_for_a_record(bench, case)
 }
 
-/// Whether [`asks_after`] says no. A mark holds for half a second at least, and the next one may begin at any
-/// time: of three tries, two at most can meet that.
+/// Whether [`asks_after`] says no. A mark may end at any time, and the next one then holds for seconds: of three tries, one
+/// at most meets that.
 fn goes_by_a_mark_after(bench: &mut Bench, case: Case, segments: &[Segment]) -> bool {
     (0..3).any(|_| !asks_after(bench, case, segments))
 }
@@ -84,7 +86,7 @@ fn segments_of_a_connection_that_goes_on_need_no_record_for_a_moment() {
 }
 
 #[test]
-fn record_is_asked_again_after_a_moment() {
+fn record_is_asked_where_there_is_no_mark() {
     each_tcp(|bench, case| {
         bench.serve(&[one(11)]);
         establish(bench, case);
@@ -106,6 +108,12 @@ fn record_is_asked_after_each_segment_that_may_change_what_the_next_one_does_to_
         ] {
             assert!(asks_after(bench, case, &[segment]), "{segment:?}");
         }
+        // It forgets the connection.
+        establish(bench, case);
+        let direct = case.opening(case.pod_client(PORT), case.backend(2, 11));
+        bench.check(Program::PodIngress, &direct, Verdict::Next, &direct, &[]);
+        assert_eq!(bench.flows(), []);
+        assert!(asks_for_a_record(bench, case));
         // And the end itself is noted.
         establish(bench, case);
         bench.forget_all_but_marks();
@@ -126,15 +134,6 @@ fn connection_that_no_client_has_confirmed_leaves_no_mark() {
         check_to(bench, &blind, backend, false);
         check_to(bench, &blind, backend, false);
         assert!(asks_for_a_record(bench, case));
-    });
-}
-
-/// Each packet of such a client binds it for longer.
-#[test]
-fn s49_a_connection_of_a_client_that_is_bound_leaves_no_mark() {
-    each_tcp(|bench, case| {
-        bench.serve(&[one(11).with_affinity(10)]);
-        assert!(asks_after(bench, case, &[]));
     });
 }
 
@@ -164,4 +163,44 @@ fn mark_of_a_connection_with_one_backend_lets_nobody_go_to_another_one() {
         let next = case.following(case.pod_client(PORT), case.vip(1));
         check_to(bench, &next, case.backend(2, 12), true);
     });
+}
+
+/// From outside, to a backend of the node.
+#[test]
+fn clients_outside_go_by_marks_unless_their_address_is_exchanged() {
+    each_case_on_the_wire(|bench, case, program| {
+        if !case.is_tcp() {
+            return;
+        }
+        for (node, goes_by_mark) in [(1, true), (2, false)] {
+            bench.serve(&[Service::new(1, [Pod::on(node, 11)])]);
+            let by_mark = (0..3).any(|_| !asks_from_outside(bench, case, program, node));
+            assert_eq!(by_mark, goes_by_mark, "backend of node {node}");
+        }
+    });
+}
+
+/// Whether the next segment of an established connection of a client outside with pod 11 of a node asks for a
+/// record.
+fn asks_from_outside(bench: &mut Bench, case: Case, program: Program, node: u8) -> bool {
+    bench.forget_connections();
+    let (client, vip, backend) = (case.client(PORT), case.node_port(1), case.backend(node, 11));
+    let syn = bench.run(program, &case.opening(client, vip).bytes());
+    let [source, to] = syn.ends();
+    assert_eq!(to, backend);
+    // What goes up the stack on its way in leaves by another program.
+    let reply = if node == 1 {
+        Program::WireEgress
+    } else {
+        program
+    };
+    bench.run(reply, &case.answer(backend, source).bytes());
+    let next = case.following(client, vip).bytes();
+    for _ in 0..2 {
+        bench.run(program, &next);
+    }
+    assert_eq!(bench.kept().len(), 1);
+    bench.forget_all_but_marks();
+    assert_eq!(bench.run(program, &next).ends(), [source, backend]);
+    !bench.flows().is_empty()
 }

@@ -4,8 +4,8 @@ use std::fmt;
 
 use lb_common::maps::{
     ADDRESSES, AFFINITY, COUNTERS, DROPS, ESTABLISHED, EVENTS, FLOWS, FRAGMENTS, FRONTEND_COPIES,
-    FRONTEND_INDEX, HELD, Kind, LAST_DROPS, MapSpec, OPENING, OPENING_PINS, PINS, SERVICE_NETS,
-    SOCKETS,
+    FRONTEND_INDEX, FRONTENDS, HELD, Kind, LAST_DROPS, MapSpec, OPENING, OPENING_PINS, PINS,
+    SERVICE_NETS, SOCKETS,
 };
 
 use crate::dataplane::bpf::layout::{Convert, Difference, Elements, Layout, differences};
@@ -129,6 +129,10 @@ pub(super) fn plan(
             });
             spec.max_entries = found.spec.max_entries;
         }
+        let follows = follows(spec.name);
+        if kept.iter().any(|kept| Some(kept.map) == follows) {
+            spec.max_entries = found.spec.max_entries;
+        }
         let is_same = change.is_none() && spec == found.spec;
         is_needed |= !is_same;
         let is_shared = is_same && !is_apart(spec.name);
@@ -172,6 +176,15 @@ fn way(map: &str) -> Way {
         FRONTEND_INDEX | FRONTEND_COPIES => Way::Fresh,
         SERVICE_NETS => Way::CopyLast,
         _ => Way::Copy,
+    }
+}
+
+/// The map from whose capacity this one's follows.
+fn follows(map: &str) -> Option<&'static str> {
+    match map {
+        FRONTEND_INDEX | FRONTEND_COPIES => Some(FRONTENDS),
+        ESTABLISHED => Some(FLOWS),
+        _ => None,
     }
 }
 
@@ -255,23 +268,32 @@ mod tests {
     }
 
     #[test]
-    fn a_map_does_not_become_smaller_than_what_is_in_it() {
-        let found = |name: &str| {
-            let mut found = same(name)?;
-            if name == FLOWS {
-                found.spec.max_entries *= 2;
-                found.used = found.spec.max_entries / 2 + 1;
-            }
-            Some(found)
-        };
-        let plan = plan(&SPECS, found, None).ok().unwrap();
-        assert!(!plan.is_needed, "it stays as it is");
-        let [kept] = plan.kept[..] else {
-            panic!("{:?}", plan.kept);
+    fn a_map_does_not_become_smaller_than_what_is_in_it_nor_do_those_that_go_with_it() {
+        let of = |base, others: &[&str]| {
+            let found = |name: &str| {
+                let mut found = same(name)?;
+                if name == base || others.contains(&name) {
+                    found.spec.max_entries *= 2;
+                }
+                if name == base {
+                    found.used = found.spec.max_entries;
+                }
+                Some(found)
+            };
+            let plan = plan(&SPECS, found, None).ok().unwrap();
+            assert!(!plan.is_needed, "it stays as it is");
+            let [kept] = plan.kept[..] else {
+                panic!("{:?}", plan.kept);
+            };
+            kept.to_string()
         };
         assert_eq!(
-            kept.to_string(),
-            "FLOWS keeps its capacity of 1048576: 524289 are taken, and 524288 are wanted"
+            of(FLOWS, &[ESTABLISHED]),
+            "FLOWS keeps its capacity of 1048576: 1048576 are taken, and 524288 are wanted"
+        );
+        assert_eq!(
+            of(FRONTENDS, &[FRONTEND_INDEX, FRONTEND_COPIES]),
+            "FRONTENDS keeps its capacity of 131072: 131072 are taken, and 65536 are wanted"
         );
     }
 
