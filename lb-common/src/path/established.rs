@@ -20,15 +20,21 @@ fn may_go_by_mark(scratch: &Scratch, site: Site) -> bool {
         && (site == Site::Wire || scratch.leg.is_local == 0)
 }
 
-/// Gets the marks of the packet's client. As soon as it can be done: where nothing is in a cache, the processor
-/// waits for them and for the slot at the same time.
+/// Gets the marks of a pod's connections before it is known whether the packet may go by one, as most may: where
+/// nothing is in a cache, the processor waits for them and for the slot at the same time. Of packets of a wire, most
+/// may not.
 #[inline(always)]
-pub(super) fn fetch_marks<E: Env>(env: &E, scratch: &mut Scratch) {
-    let tuple = &scratch.parsed.tuple;
-    if scratch.parsed.is_routine() {
-        let client = (tuple.src, tuple.src_port);
-        scratch.marks = env.marks(Mark::index_of(client, env.config().mark_buckets));
+pub(super) fn expect_marks<E: Env>(env: &E, scratch: &mut Scratch, site: Site) {
+    if site != Site::Wire && scratch.parsed.is_routine() {
+        get_marks(env, scratch);
     }
+}
+
+#[inline(always)]
+fn get_marks<E: Env>(env: &E, scratch: &mut Scratch) {
+    let tuple = &scratch.parsed.tuple;
+    let client = (tuple.src, tuple.src_port);
+    scratch.marks = env.marks(Mark::index_of(client, env.config().mark_buckets));
 }
 
 /// Whether the packet goes on with the candidate, by its connection's mark.
@@ -36,6 +42,9 @@ pub(super) fn fetch_marks<E: Env>(env: &E, scratch: &mut Scratch) {
 pub(super) fn goes_by_mark<E: Env>(env: &E, scratch: &mut Scratch, site: Site) -> bool {
     if !may_go_by_mark(scratch, site) {
         return false;
+    }
+    if site == Site::Wire {
+        get_marks(env, scratch);
     }
     let (tuple, leg) = (&scratch.parsed.tuple, &scratch.leg);
     scratch.mark = Mark::of(

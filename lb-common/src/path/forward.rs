@@ -10,7 +10,7 @@ use bytemuck::Zeroable;
 
 use super::{
     Action, Env, Scratch, choose,
-    established::{fetch_marks, goes_by_mark, mark, remove_marks},
+    established::{expect_marks, goes_by_mark, mark, remove_marks},
     open::{Opened, open},
     recall::{Recalled, recall},
     send::send,
@@ -157,7 +157,7 @@ pub fn forward<E: Env>(
         return Some(scratch.drops(Outcome::Martian));
     }
     remove_marks(env, scratch);
-    fetch_marks(env, scratch);
+    expect_marks(env, scratch, site);
     scratch.hash = scratch.parsed.tuple.hash(env.config().seed);
     scratch.service = frontend.service;
     scratch.flags = frontend.flags;
