@@ -204,7 +204,7 @@ fn memory(services: &[u32], flows: &[u32], found: &mut Found) -> Result<()> {
     /// As a line of its own.
     const FLOWS: &str = "connections";
     for &count in flows {
-        let bytes = bytes_of(maps::FLOWS, count)?;
+        let bytes = bytes_of_connections(count)?;
         point(&mut found.memory, FLOWS, count, mebibytes(bytes));
         let name = format!("scale: memory of {} connections", grouped(count));
         found.rows.push(Row::new(name, mebibytes(bytes), "MiB"));
@@ -212,6 +212,8 @@ fn memory(services: &[u32], flows: &[u32], found: &mut Found) -> Result<()> {
     for &count in services {
         let table = 1 + (1 << maglev::bits_for(ENDPOINTS as usize));
         let bytes = bytes_of(maps::FRONTENDS, count)?
+            + bytes_of(maps::FRONTEND_INDEX, maps::index_buckets(count))?
+            + bytes_of(maps::FRONTEND_COPIES, maps::index_copies(count))?
             + bytes_of(maps::VIPS, count)?
             + bytes_of(maps::BACKENDS, count * ENDPOINTS)?
             + bytes_of(maps::SLOTS, count * table)?;
@@ -221,13 +223,18 @@ fn memory(services: &[u32], flows: &[u32], found: &mut Found) -> Result<()> {
         found.rows.push(Row::new(name, mebibytes(bytes), "MiB"));
     }
     let usual = maps::FLOWS_MAX as u32;
-    let each = bytes_of(maps::FLOWS, usual)? as f64 / f64::from(usual);
+    let each = bytes_of_connections(usual)? as f64 / f64::from(usual);
     for family in ["IPv4", "IPv6"] {
         // Both have the same records.
         let name = format!("memory per connection, {family}");
         found.rows.push(Row::new(name, each, "bytes"));
     }
     Ok(())
+}
+
+/// Bytes of the maps that have something of each connection which goes on, with room for so many.
+fn bytes_of_connections(count: u32) -> Result<u64> {
+    Ok(bytes_of(maps::FLOWS, count)? + bytes_of(maps::ESTABLISHED, maps::mark_buckets(count))?)
 }
 
 /// Bytes of a map with room for so many elements.
