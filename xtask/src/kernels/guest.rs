@@ -35,7 +35,8 @@ const MODULES: [&str; 15] = [
 ];
 
 /// Tables of packets: those about flows, ports, both sides of a node, and errors.
-const PROGRAMS: &str = "conflicts:: errors:: flows:: inside:: outside:: pieces::";
+const PROGRAMS: &str =
+    "conflicts:: datagrams:: errors:: established:: flows:: inside:: outside:: pieces::";
 
 /// Walks through a small cluster.
 const CLUSTERS: &str = "walks::walk_1_pod_to_cluster_ip_on_a_routed_cni \
