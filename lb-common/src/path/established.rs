@@ -7,7 +7,7 @@ use super::{
 use crate::{
     Hop,
     flow::Mark,
-    wire::tcp::{RST, SYN},
+    wire::tcp::{FIN, RST},
 };
 
 /// Whether the packet may go by a mark. Its backend sees its client, so that nothing else of it changes; and the
@@ -60,20 +60,28 @@ pub(super) fn goes_by_mark<E: Env>(env: &E, scratch: &mut Scratch, site: Site) -
 }
 
 /// Marks the connection of a packet that was found with the candidate, if its next ones may go by that: no flood
-/// displaces its record.
+/// displaces its record, and nobody has ended it.
 #[inline(always)]
 pub(super) fn mark<E: Env>(env: &E, scratch: &Scratch, site: Site, found: Found) {
-    if found.has(Found::KEPT) && may_go_by_mark(scratch, site) && scratch.hop.ifindex == 0 {
+    let goes_on = found.has(Found::KEPT) && !found.has(Found::ENDED);
+    if goes_on && may_go_by_mark(scratch, site) && scratch.hop.ifindex == 0 {
         env.leave_mark(scratch.mark);
     }
 }
 
-/// Lets the record of a connection that begins or is refused be asked for its next segment: it says what has
-/// become of that.
+/// Lets the record of a connection that its client ends or refuses be asked for what is left of it. One that
+/// begins anew is found by its record, and [`remove_marks`] is called there; the marks of one that begins are gone, or
+/// were with another backend.
+#[inline(always)]
+pub(super) fn remove_marks_at_the_end<E: Env>(env: &E, scratch: &Scratch) {
+    if scratch.parsed.tcp_flags & (FIN | RST) != 0 {
+        remove_marks(env, scratch);
+    }
+}
+
+/// Lets the records of the client's connections be asked for their next segments.
 #[inline(always)]
 pub(super) fn remove_marks<E: Env>(env: &E, scratch: &Scratch) {
     let tuple = &scratch.parsed.tuple;
-    if scratch.parsed.tcp_flags & (SYN | RST) != 0 {
-        env.remove_marks((tuple.src, tuple.src_port));
-    }
+    env.remove_marks((tuple.src, tuple.src_port));
 }

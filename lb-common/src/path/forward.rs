@@ -10,7 +10,7 @@ use bytemuck::Zeroable;
 
 use super::{
     Action, Env, Scratch, choose,
-    established::{expect_marks, goes_by_mark, mark, remove_marks},
+    established::{expect_marks, goes_by_mark, mark, remove_marks, remove_marks_at_the_end},
     open::{Opened, open},
     recall::{Recalled, recall},
     send::send,
@@ -156,7 +156,7 @@ pub fn forward<E: Env>(
     if site == Site::Wire && !scratch.parsed.tuple.src.is_of_a_host() {
         return Some(scratch.drops(Outcome::Martian));
     }
-    remove_marks(env, scratch);
+    remove_marks_at_the_end(env, scratch);
     expect_marks(env, scratch, site);
     scratch.hash = scratch.parsed.tuple.hash(env.config().seed);
     scratch.service = frontend.service;
@@ -183,7 +183,7 @@ fn without_frontend<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> O
     scratch.flags = 0;
     match unserved::judge(env, scratch) {
         Judgement::Resume => {
-            remove_marks(env, scratch);
+            remove_marks_at_the_end(env, scratch);
             scratch.hash = scratch.parsed.tuple.hash(env.config().seed);
             scratch.now = env.now();
             Some(serve_no_more(env, scratch, site))
@@ -282,6 +282,7 @@ pub(super) fn reopen<E: Env>(env: &mut E, scratch: &mut Scratch) -> bool {
         return false;
     }
     choose::bind(env, scratch);
+    remove_marks(env, scratch);
     if let Some(flow) = env.look_up(&scratch.key) {
         flow.reopen(scratch.now);
     }

@@ -99,14 +99,17 @@ fn record_is_asked_where_there_is_no_mark() {
 fn record_is_asked_after_each_segment_that_may_change_what_the_next_one_does_to_it() {
     each_tcp(|bench, case| {
         bench.serve(&[one(11)]);
-        for segment in [
-            Client(SYN),
-            Client(RST),
-            Client(RST | ACK),
-            Backend(RST),
-            Backend(RST | ACK),
+        for segments in [
+            &[Client(SYN)][..],
+            &[Client(RST)],
+            &[Client(RST | ACK)],
+            &[Backend(RST)],
+            &[Backend(RST | ACK)],
+            &[Client(FIN | ACK)],
+            &[Client(FIN | ACK), Backend(FIN | ACK), Client(ACK)],
+            &[Backend(FIN | ACK), Client(FIN | ACK), Client(ACK)],
         ] {
-            assert!(asks_after(bench, case, &[segment]), "{segment:?}");
+            assert!(asks_after(bench, case, segments), "{segments:?}");
         }
         // It forgets the connection.
         establish(bench, case);
@@ -123,17 +126,25 @@ fn record_is_asked_after_each_segment_that_may_change_what_the_next_one_does_to_
     });
 }
 
+/// Opens a connection of the pod with pod 11 of a node, and lets its client send `next` twice; whether the one after
+/// that asks for a record.
+#[track_caller]
+fn asks_after_two(bench: &mut Bench, case: Case, node: u8, next: &Packet) -> bool {
+    let (client, vip, backend) = (case.pod_client(PORT), case.vip(1), case.backend(node, 11));
+    bench.serve(&[Service::new(1, [Pod::on(node, 11)])]);
+    check_to(bench, &case.opening(client, vip), backend, true);
+    check_reply(bench, case, backend, client, vip);
+    check_to(bench, next, backend, false);
+    check_to(bench, next, backend, false);
+    asks_for_a_record(bench, case)
+}
+
 #[test]
 fn connection_that_no_client_has_confirmed_leaves_no_mark() {
     each_tcp(|bench, case| {
-        bench.serve(&[one(11)]);
-        let (client, vip, backend) = (case.pod_client(PORT), case.vip(1), case.backend(2, 11));
-        check_to(bench, &case.opening(client, vip), backend, true);
-        check_reply(bench, case, backend, client, vip);
-        let blind = case.following(client, vip).acknowledging(0);
-        check_to(bench, &blind, backend, false);
-        check_to(bench, &blind, backend, false);
-        assert!(asks_for_a_record(bench, case));
+        let next = case.following(case.pod_client(PORT), case.vip(1));
+        let blind = next.acknowledging(0);
+        assert!(asks_after_two(bench, case, 2, &blind));
     });
 }
 
@@ -141,14 +152,8 @@ fn connection_that_no_client_has_confirmed_leaves_no_mark() {
 #[test]
 fn connection_of_two_pods_of_the_node_leaves_no_mark() {
     each_tcp(|bench, case| {
-        bench.serve(&[Service::new(1, [Pod::on(1, 11)])]);
-        let (client, vip, backend) = (case.pod_client(PORT), case.vip(1), case.backend(1, 11));
-        check_to(bench, &case.opening(client, vip), backend, true);
-        check_reply(bench, case, backend, client, vip);
-        let next = case.following(client, vip);
-        check_to(bench, &next, backend, false);
-        check_to(bench, &next, backend, false);
-        assert!(asks_for_a_record(bench, case));
+        let next = case.following(case.pod_client(PORT), case.vip(1));
+        assert!(asks_after_two(bench, case, 1, &next));
     });
 }
 
