@@ -2,16 +2,13 @@
 
 use lb_tests::programs::{Pod, Service, each_case};
 
-use crate::flows::{PORT, check_reply, check_to, one};
+use crate::flows::{PORT, check_reply, check_to, each_udp, one};
 
 /// A client's datagrams that have moved to another backend stay there while that one serves, even if
 /// the first one comes back.
 #[test]
 fn s59_datagrams_do_not_go_back_to_a_backend_that_returns() {
-    each_case(|bench, case| {
-        if case.is_tcp() {
-            return;
-        }
+    each_udp(|bench, case| {
         bench.serve(&[one(11)]);
         let (client, vip) = (case.pod_client(PORT), case.vip(1));
         let (first, second) = (case.backend(1, 11), case.backend(1, 12));
@@ -51,10 +48,7 @@ fn datagrams_leave_a_backend_that_is_gone_and_connections_stay() {
 /// not come from an address that the client does not know.
 #[test]
 fn answers_of_a_backend_that_its_clients_datagrams_have_left_still_come_from_the_frontend() {
-    each_case(|bench, case| {
-        if case.is_tcp() {
-            return;
-        }
+    each_udp(|bench, case| {
         bench.serve(&[one(11)]);
         let (client, vip) = (case.pod_client(PORT), case.vip(1));
         let datagram = case.following(client, vip);

@@ -7,6 +7,8 @@ use lb_tests::programs::{
     Bench, Case, Family, IcmpError, Packet, Pod, Program, Service, Verdict, each_case,
 };
 
+use crate::flows::each_udp;
+
 /// A port that a SNATed client keeps, because it lies in the range of SNAT.
 const KEPT_PORT: u16 = 61_234;
 const OTHER_PORT: u16 = 40_000;
@@ -269,13 +271,33 @@ fn errors_of_others_pass_untouched() {
     each_case(|bench, case| {
         bench.serve(&[Service::new(1, [Pod::on(2, 13)])]);
         let sent = case.opening(case.pod_client(OTHER_PORT), remote(case));
-        for error in errors(case.family) {
-            let frame = error.about(router(case.family), &sent, 8);
-            for program in Program::ALL {
-                let run = bench.run(program, &frame);
-                assert_eq!(run.verdict, Verdict::Next, "{program:?}");
-                assert!(run.frame == frame, "{program:?}");
-            }
+        check_untouched(bench, case, &Program::ALL, &sent);
+    });
+}
+
+/// Checks that what a router says about `sent` is left as it is.
+#[track_caller]
+fn check_untouched(bench: &mut Bench, case: Case, programs: &[Program], sent: &Packet) {
+    for error in errors(case.family) {
+        let frame = error.about(router(case.family), sent, 8);
+        for program in programs {
+            let run = bench.run(*program, &frame);
+            assert_eq!(run.verdict, Verdict::Next, "{program:?}");
+            assert!(run.frame == frame, "{program:?}");
         }
+    }
+}
+
+/// Its socket would take it for what has become of its next datagram.
+#[test]
+fn client_whose_datagrams_go_to_another_backend_is_told_nothing_of_the_last_one() {
+    each_udp(|bench, case| {
+        let datagram = case.following(case.pod_client(OTHER_PORT), case.vip(1));
+        for number in [13, 14] {
+            bench.serve(&[Service::new(1, [Pod::on(2, number)])]);
+            bench.run(Program::PodIngress, &datagram.bytes());
+        }
+        let sent = datagram.to(remote(case));
+        check_untouched(bench, case, &[Program::PodEgress], &sent);
     });
 }

@@ -91,9 +91,17 @@ pub(crate) fn each_tcp(test: impl Fn(&mut Bench, Case) + Sync) {
     });
 }
 
-/// The phase of the only connection.
-#[track_caller]
+/// Runs `test` for UDP in both families.
+pub(crate) fn each_udp(test: impl Fn(&mut Bench, Case) + Sync) {
+    each_case(|bench, case| {
+        if !case.is_tcp() {
+            test(bench, case);
+        }
+    });
+}
+
 /// The phase of the only connection to the first Service.
+#[track_caller]
 pub(crate) fn phase(bench: &Bench) -> Phase {
     let vips = Family::ALL.map(|family| family.vip(1).into());
     let flows: Vec<_> = bench

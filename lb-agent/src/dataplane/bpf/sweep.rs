@@ -49,8 +49,9 @@ pub struct Sweeper {
     /// User space cannot read the kernel's tick: `CLOCK_MONOTONIC_COARSE` advances with it, but from
     /// another beginning, and is set apart by suspension and time namespaces. This is a tick that has
     /// passed, of the clock that the programs themselves read: what had expired then has expired
-    /// now. While packets come it is late by a second (by as long as a mark holds, where nobody answers), and for records that are read before its own by
-    /// a sweep; a node without packets removes nothing, and needs no room.
+    /// now. While packets come it is late by a second (by as long as a mark holds, where nobody answers), and
+    /// for records that are read before its own by a sweep; a node without packets removes nothing, and needs
+    /// no room.
     newest: Option<u64>,
     ticks_per_second: u32,
 }
