@@ -46,6 +46,7 @@ pub mod select;
 pub mod socket;
 pub mod tuple;
 pub mod vip;
+pub mod ways;
 pub mod wire;
 
 pub use self::{
