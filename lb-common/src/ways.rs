@@ -48,7 +48,7 @@ impl Word {
     #[inline(always)]
     #[must_use]
     pub fn revoked(self) -> Self {
-        Self(self.0 & (CLAIM | (1 << TAG_SHIFT) - 1))
+        Self(self.0 & (CLAIM | ((1 << TAG_SHIFT) - 1)))
     }
 
     /// Nobody's.

@@ -1,6 +1,9 @@
 //! Programs that only the test lab attaches.
 #![no_std]
 #![no_main]
+// The compiler offers no atomic operations for BPF, but for these.
+#![feature(core_intrinsics)]
+#![allow(internal_features, reason = "see above")]
 
 mod drive;
 mod reference;
@@ -17,6 +20,8 @@ use aya_ebpf::{
 mod flood;
 #[path = "lab/load.rs"]
 mod load;
+#[path = "lab/ways.rs"]
+mod ways;
 
 /// The next program of the chain, then the stack (`TCX_NEXT`).
 const NEXT: i32 = -1;

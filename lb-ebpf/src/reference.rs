@@ -163,6 +163,12 @@ fn dnat(frame: usize) -> Option<u32> {
     Some(XDP_TX)
 }
 
+/// What tells the flow of a frame from all others.
+#[inline(always)]
+pub(crate) fn key(ctx: &XdpContext) -> Option<u64> {
+    frame(ctx).map(flow)
+}
+
 /// The frame, if it is as long as all that is read here.
 #[inline(always)]
 fn frame(ctx: &XdpContext) -> Option<usize> {

@@ -26,6 +26,11 @@ const FLOOD_SECONDS: &str = "LB_FLOOD_SECONDS";
 /// So long in a long run.
 const FLOOD_SECONDS_LONG: &str = "60";
 
+/// Environment variable that tells how often two processors change a table at once.
+const RACE_OPERATIONS: &str = "LB_RACE_OPERATIONS";
+/// So often in a long run.
+const RACE_OPERATIONS_LONG: &str = "1000000000";
+
 /// Environment variable that tells the tests of an agent's life to go on for long.
 const LIFECYCLE_LONG: &str = "LB_LIFECYCLE_LONG";
 /// Environment variable that tells these where the agent is that kills itself.
@@ -151,6 +156,7 @@ fn run_suite(suite: Suite, is_long: bool) -> Result<Tally> {
         if is_long {
             cargo.env(CHAOS_SEEDS, CHAOS_SEEDS_LONG);
             cargo.env(FLOOD_SECONDS, FLOOD_SECONDS_LONG);
+            cargo.env(RACE_OPERATIONS, RACE_OPERATIONS_LONG);
             cargo.env(LIFECYCLE_LONG, "1");
         }
         if let Suite::Lifecycle = suite {

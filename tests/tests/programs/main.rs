@@ -23,4 +23,5 @@ mod pieces;
 mod snat;
 mod together;
 mod untouched;
+mod ways;
 mod within;

@@ -1,9 +1,7 @@
 //! The program that drives the programs under test: `lb-ebpf/src/drive.rs`.
 
 use std::{
-    io,
-    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd},
-    ptr::{self, NonNull},
+    os::fd::{AsFd as _, BorrowedFd},
     time::Duration,
 };
 
@@ -17,7 +15,10 @@ use bytemuck::{Pod, Zeroable};
 use lb_agent::object;
 use nix::time::{ClockId, clock_gettime};
 
-use crate::programs::{Program, set_program};
+use crate::{
+    mapped::Mapped,
+    programs::{Program, set_program},
+};
 
 /// Flows that a driver knows at most.
 pub(super) const FLOWS_MAX: usize = 1 << 20;
@@ -127,7 +128,7 @@ pub(super) struct Ran {
 pub(super) struct Driver {
     ebpf: Ebpf,
     drive: Array<MapData, Raw>,
-    flows: Mapped,
+    flows: Mapped<Ends>,
     kind: Kind,
     ifindex: u32,
 }
@@ -297,47 +298,4 @@ fn tc<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier> {
     program
         .try_into()
         .with_context(|| format!("{name} is of another kind"))
-}
-
-/// The elements of `DRIVE_FLOWS`, mapped into memory.
-struct Mapped {
-    first: NonNull<Ends>,
-    len: usize,
-}
-
-// SAFETY: the mapping belongs to the process, not to a thread.
-unsafe impl Send for Mapped {}
-
-impl Mapped {
-    fn new(fd: BorrowedFd<'_>, len: usize) -> io::Result<Self> {
-        // SAFETY: a new mapping where the kernel likes, which touches no other memory.
-        let address = unsafe {
-            libc::mmap(
-                ptr::null_mut(),
-                len * size_of::<Ends>(),
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED,
-                fd.as_raw_fd(),
-                0,
-            )
-        };
-        match NonNull::new(address.cast()) {
-            Some(first) if address != libc::MAP_FAILED => Ok(Self { first, len }),
-            _ => Err(io::Error::last_os_error()),
-        }
-    }
-
-    fn as_mut_slice(&mut self) -> &mut [Ends] {
-        // SAFETY: the mapping begins page-aligned, has `len` elements, for which any bits are a
-        // value, and lives as long as `self`. No program runs while it is borrowed: runs borrow
-        // the driver.
-        unsafe { std::slice::from_raw_parts_mut(self.first.as_ptr(), self.len) }
-    }
-}
-
-impl Drop for Mapped {
-    fn drop(&mut self) {
-        // SAFETY: the mapping of `new`, which nobody has borrowed.
-        let _ = unsafe { libc::munmap(self.first.as_ptr().cast(), self.len * size_of::<Ends>()) };
-    }
 }
