@@ -353,6 +353,4 @@ fn lowest(set: u64) -> usize {
 }
 
 #[cfg(test)]
-mod model;
-#[cfg(test)]
 mod tests;

@@ -1,5 +1,7 @@
 //! What holds for a bucket that one at a time changes.
 
+mod model;
+
 use core::cell::Cell;
 use std::{collections::BTreeMap, vec::Vec};
 

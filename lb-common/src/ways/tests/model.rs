@@ -12,7 +12,7 @@ use loom::{
     thread,
 };
 
-use super::*;
+use super::super::*;
 
 /// A bucket with records of two words.
 struct Bucket<const WAYS: usize> {
