@@ -36,6 +36,8 @@ const KEY: usize = 6;
 /// Words of a bucket.
 const BUCKET: usize = WAYS + WAYS * RECORD;
 
+/// What each processor is told.
+pub(crate) const HAMMERS: &str = "WAYS_HAMMER";
 /// The program that does something by chance.
 const HAMMER: &str = "lab_xdp_ways_hammer";
 const XDP_TX: u32 = 3;
@@ -64,6 +66,26 @@ pub struct Hammer {
     pub read: u64,
     /// and those of them that were not of one piece.
     pub torn: u64,
+}
+
+impl Hammer {
+    fn new(seed: u64, buckets: u32, mask: u64) -> Self {
+        Self {
+            state: hash(seed) | 1,
+            mask,
+            buckets,
+            ..Self::default()
+        }
+    }
+}
+
+/// Tells each processor how many buckets there are, and gives it its own chance.
+pub(crate) fn tell_processors(map: &mut Map, buckets: u32, mask: u64) -> Result<()> {
+    let cpus = aya::util::nr_cpus().map_err(|(_, error)| error)?;
+    let hammers = (1..=cpus as u64).map(|seed| Raw(Hammer::new(seed, buckets, mask)));
+    let all = PerCpuValues::try_from(hammers.collect::<Vec<Raw>>())?;
+    let mut map: PerCpuArray<_, Raw> = map.try_into()?;
+    map.set(0, all, 0).context("write WAYS_HAMMER")
 }
 
 #[repr(transparent)]
@@ -165,32 +187,18 @@ impl Table {
             mask: keys - 1,
             buckets,
         };
-        table.tell_processors()?;
+        tell_processors(table.map()?, buckets, keys - 1)?;
         Ok(table)
     }
 
-    fn hammers(&mut self) -> Result<PerCpuArray<&mut aya::maps::MapData, Raw>> {
-        let map = self.ebpf.map_mut("WAYS_HAMMER").context("no WAYS_HAMMER")?;
-        Ok(map.try_into()?)
-    }
-
-    /// Gives each processor its own chance.
-    fn tell_processors(&mut self) -> Result<()> {
-        let cpus = aya::util::nr_cpus().map_err(|(_, error)| error)?;
-        let hammers = (1..=cpus as u64).map(|seed| Raw(self.hammer(seed)));
-        let all = PerCpuValues::try_from(hammers.collect::<Vec<Raw>>())?;
-        self.hammers()?.set(0, all, 0).context("write WAYS_HAMMER")
+    fn map(&mut self) -> Result<&mut Map> {
+        self.ebpf.map_mut(HAMMERS).context("no WAYS_HAMMER")
     }
 
     /// One who begins at another point.
     #[must_use]
     pub fn hammer(&self, seed: u64) -> Hammer {
-        Hammer {
-            state: hash(seed) | 1,
-            mask: self.mask,
-            buckets: self.buckets,
-            ..Hammer::default()
-        }
+        Hammer::new(seed, self.buckets, self.mask)
     }
 
     /// What the processors have done.
@@ -198,7 +206,8 @@ impl Table {
     /// # Errors
     /// When the map cannot be read.
     pub fn processors(&mut self) -> Result<Vec<Hammer>> {
-        let all = self.hammers()?.get(&0, 0).context("read WAYS_HAMMER")?;
+        let hammers: PerCpuArray<_, Raw> = self.map()?.try_into()?;
+        let all = hammers.get(&0, 0).context("read WAYS_HAMMER")?;
         Ok(all.iter().map(|raw| raw.0).collect())
     }
 

@@ -136,9 +136,20 @@ pub(super) struct Driver {
 impl Driver {
     /// Loads it into the network namespace of the calling thread.
     pub(super) fn load() -> Result<Self> {
-        let mut ebpf = EbpfLoader::new()
-            .map_max_entries("DRIVE_FLOWS", FLOWS_MAX as u32)
-            .map_max_entries("REF_FLOWS", REFERENCE_MAX)
+        Self::load_with(&[])
+    }
+
+    /// The same, with other maps of the lab as large as is said.
+    pub(super) fn load_with(maps: &[(&'static str, u32)]) -> Result<Self> {
+        let mut loader = EbpfLoader::new();
+        let usual = [
+            ("DRIVE_FLOWS", FLOWS_MAX as u32),
+            ("REF_FLOWS", REFERENCE_MAX),
+        ];
+        for (name, capacity) in usual.iter().chain(maps) {
+            loader.map_max_entries(name, *capacity);
+        }
+        let mut ebpf = loader
             .load(object::LAB)
             .context("load the driver's object")?;
         for name in ["lab_xdp_drive", "lab_xdp_return", "lab_xdp_mark"] {

@@ -12,6 +12,7 @@ mod establish;
 mod others;
 mod reference;
 pub(super) mod scale;
+mod tables;
 mod walk;
 mod world;
 

@@ -16,6 +16,7 @@ use super::{
     cell::Rig,
     driver::{Batch, FLOWS_MAX, Load, Target},
     establish::unknown,
+    tables,
     walk::{Walk, case, ends, frame},
 };
 use crate::{
@@ -23,12 +24,12 @@ use crate::{
     programs::{Family, Program},
 };
 
-const XDP_TX: u32 = 3;
+pub(super) const XDP_TX: u32 = 3;
 const XDP_REDIRECT: u32 = 4;
 
 /// Flows of the look-ups among some, and among many.
-const SOME: usize = 1 << 16;
-const MANY: usize = 1 << 19;
+pub(super) const SOME: usize = 1 << 16;
+pub(super) const MANY: usize = 1 << 19;
 
 /// The part of the word of both ports that is the destination's, in wire order.
 const PORT_OF_DESTINATION: u32 = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
@@ -97,6 +98,7 @@ pub(super) fn measure(rig: &mut Rig) -> Result<Found> {
     let evicting = insert(rig, MANY + MANY / 4)?;
     others.push(("LRU insertion with eviction", evicting));
     let dnat = cost(rig, "lab_xdp_dnat", XDP_TX, SOME)?;
+    others.extend(tables::measure(rig)?);
     Ok(Found { dnat, others })
 }
 
@@ -112,7 +114,7 @@ fn harness(rig: &mut Rig) -> Result<Samples> {
 }
 
 /// What a look-up costs.
-fn cost(rig: &mut Rig, program: &str, verdict: u32, flows: usize) -> Result<Samples> {
+pub(super) fn cost(rig: &mut Rig, program: &str, verdict: u32, flows: usize) -> Result<Samples> {
     /// Some milliseconds.
     const PACKETS: usize = 1 << 15;
     let all = Batch {
@@ -148,7 +150,7 @@ fn insert(rig: &mut Rig, first: usize) -> Result<Samples> {
 }
 
 /// Rounds of one of the lab's programs; the first one only warms up.
-fn measure_one(
+pub(super) fn measure_one(
     rig: &mut Rig,
     program: &str,
     verdict: u32,
@@ -186,8 +188,12 @@ fn measure_one(
 
 /// Inserts flows, unmeasured.
 fn more(rig: &mut Rig, first: usize, packets: usize) -> Result<()> {
-    let batch = Batch { first, packets };
-    rig.driver.test_own("lab_xdp_insert", 0)?;
+    insert_by(rig, "lab_xdp_insert", Batch { first, packets })
+}
+
+/// Inserts flows by one of the lab's programs, unmeasured.
+pub(super) fn insert_by(rig: &mut Rig, program: &str, batch: Batch) -> Result<()> {
+    rig.driver.test_own(program, 0)?;
     rig.driver
         .run(Target::Tested, load(&packet(), FLOWS_MAX), batch)?;
     Ok(())
@@ -212,7 +218,7 @@ fn frontend(number: u32) -> SocketAddr {
 }
 
 /// Gives the reference programs what they look up, and the driver its flows.
-fn fill(rig: &mut Rig) -> Result<()> {
+pub(super) fn fill(rig: &mut Rig) -> Result<()> {
     let map = rig.driver.map_mut("REF_FRONTENDS")?;
     let mut frontends: HashMap<_, Raw<Dialled>, Raw<Pair>> = map.try_into()?;
     for number in 0..FRONTENDS {
