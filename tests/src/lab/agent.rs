@@ -189,7 +189,8 @@ impl Agent {
     ) -> Result<()> {
         let deadline = Instant::now() + DEADLINE;
         loop {
-            if bpf::pinned_frontends(&self.pin_dir).is_ok_and(|frontends| done(&frontends)) {
+            let frontends = bpf::pinned_frontends(&self.pin_dir);
+            if frontends.as_ref().is_ok_and(&done) {
                 return Ok(());
             }
             if let Some(status) = self.child.try_wait()? {
@@ -197,7 +198,8 @@ impl Agent {
             }
             ensure!(
                 Instant::now() < deadline,
-                "{what}: not within {DEADLINE:?}:\n{}",
+                "{what}: not within {DEADLINE:?}, frontends {:?}:\n{}",
+                frontends.map(|frontends| frontends.len()),
                 self.log_end()
             );
             thread::sleep(INTERVAL);
