@@ -86,6 +86,7 @@ pub(super) fn measure(rig: &mut Rig) -> Result<Found> {
         others.push((name, cost(rig, program, verdict, 1)?));
     }
     let room = insert(rig, 0)?;
+    shuffle(rig);
     for (name, flows) in [
         ("LRU hit, hot", 1),
         ("LRU hit, 64k flows", 1 << 16),
@@ -184,6 +185,12 @@ pub(super) fn measure_one(
         }
     }
     Ok(rounds.net())
+}
+
+/// Puts the flows that are there into another order: whoever visits them as they were inserted visits memory in order,
+/// too, and is flattered by that.
+pub(super) fn shuffle(rig: &mut Rig) {
+    fastrand::Rng::with_seed(2).shuffle(&mut rig.driver.flows_mut()[..MANY]);
 }
 
 /// Inserts flows, unmeasured.

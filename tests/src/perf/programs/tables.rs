@@ -8,7 +8,7 @@ use anyhow::Result;
 use super::{
     cell::Rig,
     driver::{Batch, Driver, FLOWS_MAX},
-    reference::{MANY, SOME, XDP_TX, cost, fill, insert_by, measure_one},
+    reference::{MANY, SOME, XDP_TX, cost, fill, insert_by, measure_one, shuffle},
 };
 use crate::{
     perf::samples::Samples,
@@ -78,6 +78,7 @@ fn all(rig: &mut Rig) -> Result<Vec<(&'static str, Samples)>> {
                 packets: MANY,
             },
         )?;
+        shuffle(rig);
         for (row, flows) in kind.rows.into_iter().zip([1, SOME, MANY]) {
             found.push((row, cost(rig, kind.find, XDP_TX, flows)?));
         }
