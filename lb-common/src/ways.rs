@@ -3,7 +3,8 @@
 //! A set-associative table in an array: each bucket has some records, its ways, and for each of them a word that
 //! says whose it is. A look-up reads the words, which lie in one cache line, and goes to one record. Whoever inserts claims a
 //! way by exchanging its word, writes the record, and publishes it by exchanging the word again. Nobody waits for anybody, so
-//! that a process that dies in the midst of it costs one way of one bucket, until somebody [frees](clear) what was claimed.
+//! that a process that dies in the midst of it costs one way of one bucket, and the key that it wanted to insert its place, until somebody
+//! [frees](clear) what was claimed.
 //!
 //! Of two that insert the same tag at the same moment, one succeeds at most: after its claim, each looks at all other
 //! words. What is published there goes first; of two claims, the one of the lower way, which takes the other one its tag
@@ -11,18 +12,21 @@
 //!
 //! The words are all that is shared by these rules. A record that is displaced or removed may be another one's while it
 //! is being read: whoever needs all of it as it was compares the word before with the one after, in which a number counts
-//! the claims.
+//! the claims. Reads of the record must not be moved behind that of the second word: on x86 they are not; elsewhere it
+//! takes a barrier, which programs have none of.
 
-use core::array;
+use core::{array, hint::black_box};
 
 /// What a way's word says. From the lowest bit: a number that each claim counts up (16), when it was claimed or
-/// [touched](touch) (20), whether it is a claim (1), nothing (1), and the tag (26), of which 0 is nobody's.
+/// [touched](touch) (20), whether it is a claim (1), whether it is [kept](keep) (1), and the tag (26), of which 0 is
+/// nobody's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Word(pub u64);
 
 const STAMP_SHIFT: u32 = 16;
 const STAMP: u64 = 0xf_ffff;
 const CLAIM: u64 = 1 << 36;
+const KEPT: u64 = 1 << 37;
 const TAG_SHIFT: u32 = 38;
 
 impl Word {
@@ -48,14 +52,21 @@ impl Word {
     #[inline(always)]
     #[must_use]
     pub fn revoked(self) -> Self {
-        Self(self.0 & (CLAIM | ((1 << TAG_SHIFT) - 1)))
+        Self(self.0 & ((1 << TAG_SHIFT) - 1))
     }
 
     /// Nobody's.
     #[inline(always)]
     #[must_use]
     pub fn freed(self) -> Self {
-        Self(self.revoked().published().0)
+        Self(self.revoked().published().0 & !KEPT)
+    }
+
+    /// The same, not to be displaced.
+    #[inline(always)]
+    #[must_use]
+    pub fn kept(self) -> Self {
+        Self(self.0 | KEPT)
     }
 
     /// The same at another time.
@@ -70,6 +81,13 @@ impl Word {
     #[must_use]
     pub fn is_claimed(self) -> bool {
         self.0 & CLAIM != 0
+    }
+
+    /// Whether nobody may displace the record.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_kept(self) -> bool {
+        self.0 & KEPT != 0
     }
 
     /// Whether the record is there.
@@ -99,14 +117,30 @@ impl Word {
         (self.0 >> TAG_SHIFT) as u32
     }
 
+    /// How long ago in ticks it was claimed or touched, at most half of what a stamp can tell apart. Ticks of different
+    /// CPUs may be apart: what was touched in a moment was touched now.
+    #[inline(always)]
+    fn age(self, tick: u64) -> u64 {
+        let age = tick.wrapping_sub(self.0 >> STAMP_SHIFT) & STAMP;
+        age & black_box(age >> 19).wrapping_sub(1)
+    }
+
     /// How gladly a way is given to somebody else at `tick`, the larger the more: a free one most, then the
     /// one that was touched first; 0 is not at all.
     #[inline(always)]
     fn rank(self, tick: u64) -> u64 {
-        let age = (tick.wrapping_sub(self.0 >> STAMP_SHIFT) & STAMP) + 1;
-        let is_free = u64::from(self.is_free()) << 21;
-        let may_be = u64::from(!self.is_claimed());
-        (age | is_free) * may_be
+        let age = self.age(tick) + 1;
+        let is_free = 1 - is_any(self.0 >> TAG_SHIFT);
+        // One bit, of two.
+        let flags = self.0 / CLAIM;
+        let stays = black_box((flags | flags >> 1) & 1);
+        (age | is_free << 21) & stays.wrapping_sub(1)
+    }
+
+    /// 1 if it is of this tag, claimed or published, else 0.
+    #[inline(always)]
+    fn is_of(self, tag: Tag) -> u64 {
+        1 - is_any(self.0 >> TAG_SHIFT ^ u64::from(tag.0))
     }
 }
 
@@ -140,17 +174,18 @@ impl Place {
 pub trait Words<const WAYS: usize> {
     /// A word as it is now. What is read afterwards is no older.
     fn word(&self, way: usize) -> Word;
-    /// Replaces a word if it still is `from`; whether it was. Like BPF's `cmpxchg`, it is a full barrier: nothing is
+    /// Replaces a word if it still is `from`; whether it was. Then it is a full barrier, as BPF's `cmpxchg` is: nothing is
     /// moved across it.
     fn exchange(&self, way: usize, from: Word, to: Word) -> bool;
 }
 
-/// Who may be displaced by an insertion.
+/// Who may be displaced by an insertion. Stamps tell 2^19 ticks apart: what is not touched for longer may be taken for
+/// newer than it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Displace {
     /// Nobody.
     Nobody,
-    /// The one that was touched first.
+    /// The one that was touched first, of those that are not kept.
     First,
 }
 
@@ -172,16 +207,14 @@ pub struct Insertion {
     pub has_displaced: bool,
 }
 
-/// So often is a way claimed that somebody else has just claimed.
-const TRIES: usize = 4;
+/// So often is a way chosen whose word somebody else has just exchanged.
+const TRIES: usize = 3;
 
 fn all<const WAYS: usize>(bucket: &impl Words<WAYS>) -> [Word; WAYS] {
     array::from_fn(|way| bucket.word(way))
 }
 
 /// The way of a published tag, and its word.
-///
-/// The lowest bit of a set: the verifier follows every branch on its own.
 #[inline(always)]
 pub fn find<const WAYS: usize>(bucket: &impl Words<WAYS>, tag: Tag) -> Option<(usize, Word)> {
     let mut found = 0_u64;
@@ -198,7 +231,7 @@ pub fn find<const WAYS: usize>(bucket: &impl Words<WAYS>, tag: Tag) -> Option<(u
     (word.has(tag) && !word.is_claimed()).then_some((way, word))
 }
 
-/// Inserts a record: `write` is told where, and writes all of it.
+/// Inserts a record: `write` is told where, and writes all of it. It must not panic: what is claimed would stay so.
 #[inline(always)]
 pub fn insert<const WAYS: usize>(
     bucket: &impl Words<WAYS>,
@@ -207,6 +240,7 @@ pub fn insert<const WAYS: usize>(
     displace: Displace,
     write: impl FnOnce(usize),
 ) -> Insertion {
+    const { assert!(WAYS > 0 && WAYS <= 64) };
     let refused = |result, has_displaced| Insertion {
         result: Err(result),
         has_displaced,
@@ -242,23 +276,22 @@ fn claim<const WAYS: usize>(
     displace: Displace,
 ) -> Result<(usize, Word), Refused> {
     for _ in 0..TRIES {
-        let mut is_there = false;
-        let mut best = 0;
+        let mut is_there = 0;
+        let (mut best, mut before) = (0, 0);
         for way in 0..WAYS {
             let word = bucket.word(way);
-            is_there |= word.has(tag);
-            best = larger(best, word.rank(tick) << 8 | way as u64);
+            is_there |= word.is_of(tag);
+            let rank = word.rank(tick) << 8 | way as u64;
+            let is_better = black_box(is_less(best, rank));
+            best ^= (best ^ rank) & is_better;
+            before ^= (before ^ word.0) & is_better;
         }
-        if is_there {
+        if is_there != 0 {
             return Err(Refused::There);
         }
-        let way = (best & 0xff) as usize % WAYS;
-        let before = bucket.word(way);
-        if before.has(tag) {
-            return Err(Refused::There);
-        }
-        let may_be = before.is_free() || displace == Displace::First && !before.is_claimed();
-        if !may_be {
+        let (way, before) = ((best & 0xff) as usize % WAYS, Word(before));
+        let may_go = displace == Displace::First && best >> 8 != 0;
+        if !before.is_free() && !may_go {
             return Err(Refused::NoRoom);
         }
         if bucket.exchange(way, before, before.claimed(tag, tick)) {
@@ -273,33 +306,37 @@ fn claim<const WAYS: usize>(
 fn rivals<const WAYS: usize>(bucket: &impl Words<WAYS>, tag: Tag, mine: usize) -> u64 {
     let mut rivals = 0;
     for way in 0..WAYS {
-        rivals |= u64::from(bucket.word(way).has(tag)) << way;
+        rivals |= bucket.word(way).is_of(tag) << way;
     }
     rivals & !(1 << mine)
 }
 
-/// Whether a claim goes before those of its rivals, which are revoked then.
+/// Whether a claim goes before those of its rivals, which are revoked then. Two at most: whoever meets more gives up.
+#[inline(always)]
 fn outrivals<const WAYS: usize>(
     bucket: &impl Words<WAYS>,
     tag: Tag,
     mine: usize,
-    rivals: u64,
+    mut rivals: u64,
 ) -> bool {
-    for way in 0..WAYS {
+    for _ in 0..2 {
+        let way = lowest(rivals) % WAYS;
         let word = bucket.word(way);
-        let is_rival = rivals >> way & 1 != 0 && word.has(tag);
-        if !is_rival {
-            continue;
+        if word.has(tag) {
+            if !word.is_claimed() || way < mine {
+                return false;
+            }
+            // It fails if the rival has just published, or given up.
+            if !bucket.exchange(way, word, word.revoked()) && bucket.word(way).has(tag) {
+                return false;
+            }
         }
-        if !word.is_claimed() || way < mine {
-            return false;
-        }
-        // It fails if the rival has just published, or given up.
-        if !bucket.exchange(way, word, word.revoked()) && bucket.word(way).has(tag) {
-            return false;
+        rivals &= rivals.wrapping_sub(1);
+        if rivals == 0 {
+            return true;
         }
     }
-    true
+    false
 }
 
 /// Frees a way that was claimed, whether or not the claim was revoked meanwhile.
@@ -310,32 +347,50 @@ fn give_up<const WAYS: usize>(bucket: &impl Words<WAYS>, way: usize, claim: Word
     }
 }
 
-/// Removes the record of a way, unless its word has changed since; whether it was removed.
+/// Removes the record of a way, unless its word has changed since; whether it was removed. Somebody may only have
+/// touched it: whoever has to be sure looks again.
 #[inline(always)]
 pub fn remove<const WAYS: usize>(bucket: &impl Words<WAYS>, way: usize, word: Word) -> bool {
-    bucket.exchange(way, word, word.freed())
+    word.is_published() && bucket.exchange(way, word, word.freed())
 }
 
 /// Notes that a record is in use. Best effort.
 #[inline(always)]
 pub fn touch<const WAYS: usize>(bucket: &impl Words<WAYS>, way: usize, word: Word, tick: u64) {
-    bucket.exchange(way, word, word.touched(tick));
+    if word.is_published() {
+        bucket.exchange(way, word, word.touched(tick));
+    }
 }
 
-/// Frees what was claimed by somebody who is no more; how many ways that were. Only for one who knows that
-/// nobody inserts anything.
-pub fn clear<const WAYS: usize>(bucket: &impl Words<WAYS>) -> usize {
+/// Keeps a record from being displaced, unless its word has changed since; whether it is kept. As with
+/// [`remove`], whoever has to be sure looks again.
+#[inline(always)]
+pub fn keep<const WAYS: usize>(bucket: &impl Words<WAYS>, way: usize, word: Word) -> bool {
+    word.is_published() && bucket.exchange(way, word, word.kept())
+}
+
+/// Frees what was claimed more than `ticks` ago, by somebody who is no more; how many ways that were. Whoever
+/// still writes that long after its claim, and then meets another one there, leaves half a record.
+pub fn clear<const WAYS: usize>(bucket: &impl Words<WAYS>, tick: u64, ticks: u64) -> usize {
     let words = all(bucket);
     let claimed = |&(way, word): &(usize, Word)| {
-        word.is_claimed() && bucket.exchange(way, word, word.freed())
+        let is_left = word.is_claimed() && word.age(tick) > ticks;
+        is_left && bucket.exchange(way, word, word.freed())
     };
     words.into_iter().enumerate().filter(claimed).count()
 }
 
+/// 1 if any bit is set, else 0. Without a comparison, which is hidden from the optimiser here and where it would see one
+/// else: the verifier follows every branch on its own, and there are several for each way.
 #[inline(always)]
-fn larger(a: u64, b: u64) -> u64 {
-    let is_smaller = (a.wrapping_sub(b).cast_signed() >> 63).cast_unsigned();
-    a ^ (a ^ b) & is_smaller
+fn is_any(bits: u64) -> u64 {
+    black_box((bits | black_box(bits.wrapping_neg())) >> 63)
+}
+
+/// All bits if a number is less than another one, neither of them with its highest bit set; else none.
+#[inline(always)]
+fn is_less(a: u64, b: u64) -> u64 {
+    (a.wrapping_sub(b).cast_signed() >> 63).cast_unsigned()
 }
 
 /// The number of the lowest bit of a set that is not empty, of 64 at most; by halves, since BPF has no instruction for it.

@@ -11,7 +11,7 @@ pub mod demo;
 pub mod dial;
 pub mod fuzz;
 pub mod lab;
-pub mod mapped;
+mod mapped;
 pub mod model;
 pub mod perf;
 pub mod programs;

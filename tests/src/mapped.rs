@@ -12,7 +12,7 @@ use bytemuck::Pod;
 
 /// The elements of an array with `BPF_F_MMAPABLE`, whose values are as long as a `T`, or as several of them.
 #[derive(Debug)]
-pub struct Mapped<T> {
+pub(crate) struct Mapped<T> {
     first: NonNull<u8>,
     len: usize,
     elements: PhantomData<T>,
@@ -24,16 +24,19 @@ unsafe impl<T: Send> Send for Mapped<T> {}
 unsafe impl<T: Sync> Sync for Mapped<T> {}
 
 impl<T: Pod> Mapped<T> {
-    /// Maps the first `len` of them.
+    /// Maps the first `len` of them, once: two mappings of one array would be two exclusive references.
     ///
     /// # Errors
-    /// When the kernel refuses: it is no such map, or has fewer elements.
-    pub fn new(map: BorrowedFd<'_>, len: usize) -> io::Result<Self> {
+    /// When the kernel refuses: it is no such map, or is smaller, in pages.
+    pub(crate) fn new(map: BorrowedFd<'_>, len: usize) -> io::Result<Self> {
+        let bytes = len
+            .checked_mul(size_of::<T>())
+            .ok_or(io::ErrorKind::InvalidInput)?;
         // SAFETY: a new mapping where the kernel likes, which touches no other memory.
         let address = unsafe {
             libc::mmap(
                 ptr::null_mut(),
-                len * size_of::<T>(),
+                bytes,
                 libc::PROT_READ | libc::PROT_WRITE,
                 libc::MAP_SHARED,
                 map.as_raw_fd(),
@@ -51,7 +54,7 @@ impl<T: Pod> Mapped<T> {
     }
 
     /// All of them, while no program runs.
-    pub fn as_mut_slice(&mut self) -> &mut [T] {
+    pub(crate) fn as_mut_slice(&mut self) -> &mut [T] {
         // SAFETY: the mapping begins page-aligned, has `len` elements, for which any bits are a
         // value, and lives as long as `self`. Programs that run meanwhile are the caller's own fault,
         // and change plain data only.
@@ -61,8 +64,7 @@ impl<T: Pod> Mapped<T> {
 
 impl Mapped<u64> {
     /// All words, while programs exchange them.
-    #[must_use]
-    pub fn words(&self) -> &[AtomicU64] {
+    pub(crate) fn words(&self) -> &[AtomicU64] {
         // SAFETY: the mapping begins page-aligned, has `len` words, and lives as long as `self`.
         unsafe { std::slice::from_raw_parts(self.first.as_ptr().cast(), self.len) }
     }

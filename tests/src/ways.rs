@@ -60,8 +60,10 @@ pub struct Hammer {
     pub removed: u64,
     /// Insertions of what was there,
     pub there: u64,
-    /// and without room.
+    /// and without room,
     pub no_room: u64,
+    /// and those that were refused when they had displaced somebody already: another one was at the same.
+    pub raced: u64,
     /// Records that were read as a whole,
     pub read: u64,
     /// and those of them that were not of one piece.
@@ -86,6 +88,13 @@ pub(crate) fn tell_processors(map: &mut Map, buckets: u32, mask: u64) -> Result<
     let all = PerCpuValues::try_from(hammers.collect::<Vec<Raw>>())?;
     let mut map: PerCpuArray<_, Raw> = map.try_into()?;
     map.set(0, all, 0).context("write WAYS_HAMMER")
+}
+
+/// What the processors have done.
+pub(crate) fn processors(map: &mut Map) -> Result<Vec<Hammer>> {
+    let hammers: PerCpuArray<_, Raw> = map.try_into()?;
+    let all = hammers.get(&0, 0).context("read WAYS_HAMMER")?;
+    Ok(all.iter().map(|raw| raw.0).collect())
 }
 
 #[repr(transparent)]
@@ -125,9 +134,10 @@ impl Words<WAYS> for Bucket<'_> {
     }
 
     fn exchange(&self, way: usize, from: Word, to: Word) -> bool {
-        self.0[way]
-            .compare_exchange(from.0, to.0, SeqCst, SeqCst)
-            .is_ok()
+        fence(SeqCst);
+        let result = self.0[way].compare_exchange(from.0, to.0, SeqCst, SeqCst);
+        fence(SeqCst);
+        result.is_ok()
     }
 }
 
@@ -147,7 +157,7 @@ fn hash(key: u64) -> u64 {
 pub struct Seen {
     /// Records that are there.
     pub present: u64,
-    /// Records that were neither exchanged while they were read, nor of one piece, nor where they belong.
+    /// Records that were not of one piece, or not where they belong, though nobody exchanged them meanwhile.
     pub torn: u64,
     /// Records whose tag stood in another way at the same moment.
     pub doubled: u64,
@@ -206,9 +216,7 @@ impl Table {
     /// # Errors
     /// When the map cannot be read.
     pub fn processors(&mut self) -> Result<Vec<Hammer>> {
-        let hammers: PerCpuArray<_, Raw> = self.map()?.try_into()?;
-        let all = hammers.get(&0, 0).context("read WAYS_HAMMER")?;
-        Ok(all.iter().map(|raw| raw.0).collect())
+        processors(self.map()?)
     }
 
     /// Does something by chance so many times, on one processor.

@@ -117,8 +117,8 @@ impl Suite {
     }
 }
 
-/// Runs one suite; without one, tidy and all tests. A long run tries more seeds, and
-/// longer floods.
+/// Runs one suite; without one, tidy and all tests. A long run tries more seeds,
+/// longer floods, more races and more restarts.
 pub(crate) fn run(only: Option<Suite>, is_long: bool) -> Result<Tally> {
     let mut tally = Tally::default();
     if only.is_none() {

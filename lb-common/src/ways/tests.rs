@@ -3,7 +3,10 @@
 mod model;
 
 use core::cell::Cell;
-use std::{collections::BTreeMap, vec::Vec};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    vec::Vec,
+};
 
 use proptest::prelude::*;
 
@@ -47,27 +50,32 @@ fn tags(bucket: &Bucket) -> Vec<u32> {
 
 proptest! {
     #[test]
-    fn bucket_has_those_that_were_touched_last(
+    fn bucket_has_those_that_are_kept_and_that_were_touched_last(
         first in 0_u64..1 << 40,
-        steps in prop::collection::vec((1_u32..20, 0_u8..3, 1_u64..1000), 0..200),
+        steps in prop::collection::vec((1_u32..20, 0_u8..4, 1_u64..1000), 0..200),
     ) {
         let bucket = bucket();
-        let (mut there, mut tick) = (BTreeMap::new(), first);
+        let (mut there, mut kept, mut tick) = (BTreeMap::new(), BTreeSet::new(), first);
         for (tag, what, after) in steps {
             tick += after;
             let found = find(&bucket, Tag(tag));
             prop_assert_eq!(found.is_some(), there.contains_key(&tag));
             match (what, found) {
                 (0, None) => {
-                    let oldest = there.iter().min_by_key(|(_, tick)| **tick).map(|(tag, _)| *tag);
+                    let may_go = there.iter().filter(|(tag, _)| !kept.contains(*tag));
+                    let oldest = may_go.min_by_key(|(_, tick)| **tick).map(|(tag, _)| *tag);
                     let is_full = there.len() == WAYS;
+                    let insertion = put(&bucket, tag, tick, Displace::First);
+                    prop_assert_eq!(insertion.has_displaced, is_full && oldest.is_some());
+                    if is_full && oldest.is_none() {
+                        prop_assert_eq!(insertion.result, Err(Refused::NoRoom));
+                        continue;
+                    }
+                    prop_assert!(insertion.result.is_ok());
                     if let (true, Some(oldest)) = (is_full, oldest) {
                         there.remove(&oldest);
                     }
                     there.insert(tag, tick);
-                    let insertion = put(&bucket, tag, tick, Displace::First);
-                    prop_assert!(insertion.result.is_ok());
-                    prop_assert_eq!(insertion.has_displaced, is_full);
                 }
                 (0, Some(_)) => {
                     let insertion = put(&bucket, tag, tick, Displace::First);
@@ -80,6 +88,11 @@ proptest! {
                 (2, Some((way, word))) => {
                     prop_assert!(remove(&bucket, way, word));
                     there.remove(&tag);
+                    kept.remove(&tag);
+                }
+                (3, Some((way, word))) => {
+                    prop_assert!(keep(&bucket, way, word));
+                    kept.insert(tag);
                 }
                 _ => {}
             }
@@ -96,6 +109,7 @@ proptest! {
         prop_assert!(word.published().has(place.tag) && word.published().is_published());
         prop_assert!(!word.revoked().has(place.tag) && word.revoked().is_claimed());
         prop_assert!(word.freed().is_free() && !word.revoked().is_free());
+        prop_assert!(word.published().kept().is_kept() && word.published().kept().freed().is_free());
     }
 
     #[test]
@@ -118,15 +132,47 @@ fn bucket_that_is_full_of_others_refuses_who_may_displace_nobody() {
 
 /// Somebody dies while a record is being written.
 #[test]
-fn claim_that_nobody_publishes_is_not_found_and_costs_one_way_until_it_is_cleared() {
+fn claim_that_nobody_publishes_costs_a_way_and_its_tag_until_it_is_cleared() {
     let bucket = bucket();
     assert!(bucket.exchange(3, Word::FREE, Word::FREE.claimed(Tag(7), 1)));
     assert_eq!(find(&bucket, Tag(7)), None);
+    let insertion = put(&bucket, 7, 2, Displace::First);
+    assert_eq!(insertion.result, Err(Refused::There));
     for tag in 10..30 {
         let insertion = put(&bucket, tag, tag.into(), Displace::First);
         assert!(insertion.result.is_ok_and(|way| way != 3));
     }
     assert_eq!(tags(&bucket).len(), WAYS - 1);
-    assert_eq!(clear(&bucket), 1);
+    assert_eq!(clear(&bucket, 40, 39), 0, "it may be written still");
+    assert_eq!(clear(&bucket, 40, 38), 1);
     assert_eq!(put(&bucket, 7, 40, Displace::Nobody).result, Ok(3));
+}
+
+#[test]
+fn nothing_is_done_to_a_way_that_is_free_or_claimed() {
+    let bucket = bucket();
+    let claimed = Word::FREE.claimed(Tag(7), 1);
+    assert!(bucket.exchange(3, Word::FREE, claimed));
+    for (way, word) in [(2, Word::FREE), (3, claimed)] {
+        touch(&bucket, way, word, 9);
+        assert!(!keep(&bucket, way, word) && !remove(&bucket, way, word));
+        assert_eq!(bucket.word(way), word);
+    }
+}
+
+/// Ticks of processors are apart, and the one that inserts has read its own a moment ago.
+#[test]
+fn record_that_was_touched_a_tick_ahead_is_not_the_oldest() {
+    let bucket = bucket();
+    for tag in 1..=WAYS as u32 {
+        assert!(
+            put(&bucket, tag, 90 + u64::from(tag), Displace::First)
+                .result
+                .is_ok()
+        );
+    }
+    let (way, word) = find(&bucket, Tag(5)).expect("a record");
+    touch(&bucket, way, word, 101);
+    assert!(put(&bucket, 99, 100, Displace::First).has_displaced);
+    assert!(find(&bucket, Tag(5)).is_some() && find(&bucket, Tag(1)).is_none());
 }

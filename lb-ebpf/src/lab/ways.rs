@@ -55,7 +55,7 @@ static WAYS_LRU: LruHashMap<Key, Value, 1> = LruHashMap::new();
 struct Hammer {
     /// Chance.
     state: u64,
-    /// Keys are numbers below this power of two, less one.
+    /// Keys are at most this: a power of two, less one.
     mask: u64,
     /// How many buckets there are.
     buckets: u32,
@@ -67,6 +67,8 @@ struct Hammer {
     /// Insertions of a key that was there, and without room.
     there: u64,
     no_room: u64,
+    /// Insertions that were refused when their way was claimed already: somebody else was at the same.
+    raced: u64,
     /// Records that were read as a whole, and those of them that were not of one piece.
     read: u64,
     torn: u64,
@@ -208,6 +210,8 @@ fn strike(hammer: &mut Hammer) -> Option<()> {
         hammer.removed += u64::from(ways::remove(&bucket, way, word));
     } else if state & 3 == 0 {
         ways::touch(&bucket, way, word, tick());
+    } else if state & 3 == 1 {
+        ways::keep(&bucket, way, word);
     } else {
         let is_whole = bucket.is_whole(way, key);
         // What was read while it was exchanged does not count.
@@ -230,6 +234,7 @@ fn insert(hammer: &mut Hammer, bucket: &Shared, place: Place, key: u64, number: 
     // Who comes at another time prefers another way: else all who insert the same choose the same.
     let insertion = ways::insert(bucket, place.tag, number >> 16, displace, write);
     hammer.displaced += u64::from(insertion.has_displaced);
+    hammer.raced += u64::from(insertion.has_displaced && insertion.result.is_err());
     match insertion.result {
         Ok(_) => hammer.published += 1,
         Err(Refused::There) => hammer.there += 1,
@@ -241,10 +246,15 @@ fn insert(hammer: &mut Hammer, bucket: &Shared, place: Place, key: u64, number: 
 #[xdp(frags)]
 fn lab_xdp_ways_find(ctx: XdpContext) -> u32 {
     let find = |key| {
-        let place = Place::of(hash(key), hammer()?.buckets);
+        let hammer = hammer()?;
+        let place = Place::of(hash(key), hammer.buckets);
         let bucket = Shared::at(place.bucket)?;
-        let (way, _) = ways::find(&bucket, place.tag)?;
-        bucket.is_of(way, key).then_some(())
+        let found = ways::find(&bucket, place.tag);
+        // One of a hundred has been displaced.
+        let is_there = found.is_some_and(|(way, _)| bucket.is_of(way, key));
+        hammer.read += u64::from(is_there);
+        hammer.no_room += u64::from(!is_there);
+        Some(())
     };
     done(super::reference::key(&ctx).and_then(find))
 }
@@ -256,9 +266,9 @@ fn lab_xdp_ways_insert(ctx: XdpContext) -> u32 {
         let place = Place::of(hash(key), hammer()?.buckets);
         let bucket = Shared::at(place.bucket)?;
         let write = |way| bucket.write(way, key, key);
+        let insertion = ways::insert(&bucket, place.tag, tick(), Displace::First, write);
         // Whoever is there already has been inserted.
-        let _ = ways::insert(&bucket, place.tag, tick(), Displace::First, write);
-        Some(())
+        (insertion.result != Err(Refused::NoRoom)).then_some(())
     };
     done(super::reference::key(&ctx).and_then(insert))
 }

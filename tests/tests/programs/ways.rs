@@ -18,7 +18,7 @@ const FEW: u64 = 20_000_000;
 /// Operations of one call of the kernel.
 const EACH: u64 = 1_000_000;
 
-/// Buckets, and keys for each of their ways: some have no room now and then.
+/// Buckets, and keys: two for each way, so that some have no room now and then.
 const BUCKETS: u32 = 4;
 const KEYS: u64 = 64;
 
@@ -52,6 +52,15 @@ fn change_and_look(table: &Table, has_ended: &AtomicBool) -> Hammer {
     hammer
 }
 
+/// Tells user space that the processors have ended, whatever became of them.
+struct Ending<'a>(&'a AtomicBool);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
 #[test]
 fn table_that_two_processors_and_user_space_change_at_once_loses_and_doubles_nothing() {
     let mut table = Table::load(BUCKETS, KEYS).expect("table");
@@ -63,12 +72,14 @@ fn table_that_two_processors_and_user_space_change_at_once_loses_and_doubles_not
             let table = &table;
             move || (0..rounds).try_for_each(|_| table.run_on(cpu, EACH as u32))
         };
+        let ending = Ending(&has_ended);
         let both = processors.map(|cpu| scope.spawn(run(cpu)));
         let results = both.map(|thread| thread.join().expect("processor"));
-        has_ended.store(true, Relaxed);
+        drop(ending);
         results.into_iter().for_each(|result| result.expect("run"));
         user_space.join().expect("user space")
     });
+    assert!(ours.published > 0 && ours.removed > 0, "{ours:?}");
     let mut all = table.processors().expect("counts");
     all.push(ours);
     let sum = |count: fn(&Hammer) -> u64| all.iter().map(count).sum::<u64>();
@@ -82,6 +93,7 @@ fn table_that_two_processors_and_user_space_change_at_once_loses_and_doubles_not
         |hammer: &Hammer| hammer.displaced,
         |hammer: &Hammer| hammer.there,
         |hammer: &Hammer| hammer.no_room,
+        |hammer: &Hammer| hammer.raced,
         |hammer: &Hammer| hammer.read,
     ] {
         assert!(sum(count) > 0, "{all:?}");
