@@ -3,8 +3,8 @@
 //! A set-associative table in an array: each bucket has some records, its ways, and for each of them a word that
 //! says whose it is. A look-up reads the words, which lie in one cache line, and goes to one record. Whoever inserts claims a
 //! way by exchanging its word, writes the record, and publishes it by exchanging the word again. Nobody waits for anybody, so
-//! that a process that dies in the midst of it costs one way of one bucket, and the key that it wanted to insert its place, until somebody
-//! [frees](clear) what was claimed.
+//! that a process that dies in the midst of it costs one way of one bucket, and the key that it wanted to insert is refused, until
+//! somebody [frees](clear) what was claimed.
 //!
 //! Of two that insert the same tag at the same moment, one succeeds at most: after its claim, each looks at all other
 //! words. What is published there goes first; of two claims, the one of the lower way, which takes the other one its tag
@@ -13,7 +13,7 @@
 //! The words are all that is shared by these rules. A record that is displaced or removed may be another one's while it
 //! is being read: whoever needs all of it as it was compares the word before with the one after, in which a number counts
 //! the claims. Reads of the record must not be moved behind that of the second word: on x86 they are not; elsewhere it
-//! takes a barrier, which programs have none of.
+//! takes a barrier, and programs have none.
 
 use core::{array, hint::black_box};
 
@@ -23,11 +23,16 @@ use core::{array, hint::black_box};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Word(pub u64);
 
+const NUMBER: u64 = (1 << STAMP_SHIFT) - 1;
 const STAMP_SHIFT: u32 = 16;
-const STAMP: u64 = 0xf_ffff;
-const CLAIM: u64 = 1 << 36;
-const KEPT: u64 = 1 << 37;
-const TAG_SHIFT: u32 = 38;
+const STAMP_BITS: u32 = 20;
+const STAMP: u64 = (1 << STAMP_BITS) - 1;
+const CLAIM: u64 = 1 << (STAMP_SHIFT + STAMP_BITS);
+const KEPT: u64 = CLAIM << 1;
+const TAG_SHIFT: u32 = STAMP_SHIFT + STAMP_BITS + 2;
+const TAG_BITS: u32 = 26;
+
+const _: () = assert!(TAG_SHIFT + TAG_BITS == u64::BITS);
 
 impl Word {
     /// Of a way that was never used.
@@ -37,7 +42,7 @@ impl Word {
     #[inline(always)]
     #[must_use]
     pub fn claimed(self, tag: Tag, tick: u64) -> Self {
-        let number = self.0.wrapping_add(1) & 0xffff;
+        let number = self.0.wrapping_add(1) & NUMBER;
         Self(number | (tick & STAMP) << STAMP_SHIFT | CLAIM | u64::from(tag.0) << TAG_SHIFT)
     }
 
@@ -101,7 +106,7 @@ impl Word {
     #[inline(always)]
     #[must_use]
     pub fn is_free(self) -> bool {
-        self.0 >> STAMP_SHIFT >> 20 == 0
+        self.0 < CLAIM
     }
 
     /// Whether it is of this tag, claimed or published.
@@ -122,7 +127,7 @@ impl Word {
     #[inline(always)]
     fn age(self, tick: u64) -> u64 {
         let age = tick.wrapping_sub(self.0 >> STAMP_SHIFT) & STAMP;
-        age & black_box(age >> 19).wrapping_sub(1)
+        age & black_box(age >> (STAMP_BITS - 1)).wrapping_sub(1)
     }
 
     /// How gladly a way is given to somebody else at `tick`, the larger the more: a free one most, then the
@@ -131,10 +136,10 @@ impl Word {
     fn rank(self, tick: u64) -> u64 {
         let age = self.age(tick) + 1;
         let is_free = 1 - is_any(self.0 >> TAG_SHIFT);
-        // One bit, of two.
+        // The two lowest bits say whether it is claimed and whether it is kept.
         let flags = self.0 / CLAIM;
         let stays = black_box((flags | flags >> 1) & 1);
-        (age | is_free << 21) & stays.wrapping_sub(1)
+        (age | is_free << (STAMP_BITS + 1)) & stays.wrapping_sub(1)
     }
 
     /// 1 if it is of this tag, claimed or published, else 0.
@@ -162,7 +167,7 @@ impl Place {
     #[inline(always)]
     #[must_use]
     pub fn of(hash: u64, buckets: u32) -> Self {
-        let tag = hash as u32 >> (32 - 26);
+        let tag = hash as u32 >> (u32::BITS - TAG_BITS);
         Self {
             bucket: ((hash >> 32).wrapping_mul(u64::from(buckets)) >> 32) as u32,
             tag: Tag(tag | u32::from(tag == 0)),

@@ -53,11 +53,10 @@ impl<T: Pod> Mapped<T> {
         }
     }
 
-    /// All of them, while no program runs.
+    /// All of them. No program may run meanwhile: whoever runs them borrows what this belongs to.
     pub(crate) fn as_mut_slice(&mut self) -> &mut [T] {
         // SAFETY: the mapping begins page-aligned, has `len` elements, for which any bits are a
-        // value, and lives as long as `self`. Programs that run meanwhile are the caller's own fault,
-        // and change plain data only.
+        // value, and lives as long as `self`, which is borrowed exclusively.
         unsafe { std::slice::from_raw_parts_mut(self.first.as_ptr().cast(), self.len) }
     }
 }
