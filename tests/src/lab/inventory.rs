@@ -1,6 +1,6 @@
 //! What an agent has in the kernel, asked of the kernel: nothing that is counted elsewhere can hide here.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
@@ -79,12 +79,22 @@ fn users_of(maps: &BTreeSet<u32>) -> impl Iterator<Item = (u32, Vec<u32>)> {
     })
 }
 
-/// How many files a process has open.
+/// What files a process has open, and how many of each: sockets and pipes by their kind alone.
 ///
 /// # Errors
 /// When there is no such process.
-pub fn open_files(process: u32) -> Result<usize> {
+pub fn open_files(process: u32) -> Result<BTreeMap<String, usize>> {
     let directory = format!("/proc/{process}/fd");
     let files = fs::read_dir(&directory).with_context(|| format!("list {directory}"))?;
-    Ok(files.count())
+    let mut open = BTreeMap::new();
+    for file in files {
+        // What was closed since it was listed is not open.
+        let Ok(target) = fs::read_link(file?.path()) else {
+            continue;
+        };
+        let target = target.to_string_lossy();
+        let kind = target.split(":[").next().unwrap_or(&target);
+        *open.entry(kind.to_owned()).or_default() += 1;
+    }
+    Ok(open)
 }

@@ -40,7 +40,7 @@ fn r26_a_second_agent_is_refused_and_the_first_one_goes_on() {
         .client
         .traffic(&some(stage.inside([1])))
         .expect("traffic");
-    let before = stage.inventory();
+    let before = stage.settled();
 
     let (mut second, mark) = stage.start_one(&[], &AgentSetup::default());
     let status = second.wait().expect("an end");
@@ -63,7 +63,7 @@ fn r26_a_second_agent_is_refused_and_the_first_one_goes_on() {
     assert!(!refused.status.success());
     assert!(text(&refused).contains(&said), "{refused:?}");
 
-    assert_eq!(stage.inventory(), before);
+    stage.await_inventory(&before, "the second one");
     finish(traffic, "inside");
     // The lock goes with the first one, however that ends.
     assert_eq!(stage.restart_agents(Signal::SIGKILL, &[]), [0]);

@@ -77,7 +77,7 @@ fn r17_an_agent_whose_pins_are_gone_ends_and_the_next_one_makes_all_anew() {
 #[test]
 fn r18_connections_outlive_devices_that_flap_and_change_their_names() {
     let stage = served();
-    let before = stage.inventory();
+    let before = stage.settled();
     let inside = stage
         .client
         .traffic(&some(stage.inside([1])))
@@ -109,12 +109,7 @@ fn r18_connections_outlive_devices_that_flap_and_change_their_names() {
     // Each connection goes on: what was lost on the way is sent again.
     finish(inside, "inside");
     finish(outside, "outside");
-    let deadline = Instant::now() + DEADLINE;
-    while stage.inventory() != before {
-        let now = stage.inventory();
-        assert!(Instant::now() < deadline, "{now:?}, and not {before:?}");
-        pause();
-    }
+    stage.await_inventory(&before, "all changes");
 }
 
 /// What makes a node's uplink reach others again after it was down.
@@ -155,18 +150,13 @@ fn default_routes(stage: &Stage) -> Vec<String> {
 fn r18_a_pod_that_is_made_anew_is_served_and_leaves_nothing_of_its_predecessor() {
     let mut stage = served();
     let [to, _] = cluster_ips(1);
-    let before = stage.inventory();
+    let before = stage.settled();
     for _ in 0..times(5, 500) {
         let client = stage.cluster.pod("other-pod", 0).expect("a pod");
         await_answer("a new pod", || answers(&client, to));
         client.remove().expect("a pod that goes");
     }
-    let deadline = Instant::now() + DEADLINE;
-    while stage.inventory() != before {
-        let now = stage.inventory();
-        assert!(Instant::now() < deadline, "{now:?}, and not {before:?}");
-        pause();
-    }
+    stage.await_inventory(&before, "all pods");
     let agent = &mut stage.agents[0];
     agent
         .wait_for_log(IN_STEP, 0)

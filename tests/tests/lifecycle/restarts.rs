@@ -1,18 +1,15 @@
 //! Agents that end, in whatever way, and others that begin.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use lb_agent::dataplane::bpf;
-use lb_tests::lab::{Inventory, Place as _};
+use lb_tests::lab::Place as _;
 use lb_tests::tool::TrafficOptions;
 use nix::sys::signal::Signal;
 
-use crate::stage::{Backend, Stage, finish, pause};
+use crate::stage::{Backend, Stage, finish};
 use crate::times;
-
-/// How long the kernel may take to let go of what is not used any more.
-const LATER: Duration = Duration::from_secs(20);
 
 /// Half of the connections that there are to be.
 fn half(options: TrafficOptions) -> TrafficOptions {
@@ -43,7 +40,7 @@ fn check_restarts(flags: &[&str], rounds: usize) {
     stage.start_agents(flags);
     // The first agents write, the second ones find all as it ought to be.
     assert_eq!(stage.restart_agents(Signal::SIGTERM, flags), [0, 0]);
-    let before = settled(&stage);
+    let before = stage.settled();
     let frontends = bpf::pinned_frontends(stage.agents[0].pin_dir()).expect("frontends");
     let inside = stage.client.traffic(&half(stage.inside([1])));
     let outside = stage.cluster.client().traffic(&half(stage.outside(1)));
@@ -59,7 +56,7 @@ fn check_restarts(flags: &[&str], rounds: usize) {
         };
         let operations = stage.restart_agents(signal, flags);
         assert_eq!(operations, [0, 0], "operations on maps, round {round}");
-        await_inventory(&stage, &before, round);
+        stage.await_inventory(&before, &format!("round {round}"));
         // Whether a newer build or the same one begins, it runs its own.
         let programs = stage.programs();
         assert!(
@@ -83,39 +80,5 @@ fn check_restarts(flags: &[&str], rounds: usize) {
         assert_eq!(servers, numbers, "{what}: all backends, and no others");
         assert!(report.exchanges > 0 && report.connections > 0);
         assert_eq!(report.lost(), 0, "{what}: datagrams");
-    }
-}
-
-/// What agents have once nothing goes any more: what was exchanged goes a moment later.
-#[track_caller]
-fn settled(stage: &Stage) -> Vec<(Inventory, usize)> {
-    const QUIET: Duration = Duration::from_secs(1);
-    let deadline = Instant::now() + LATER;
-    let (mut last, mut since) = (stage.inventory(), Instant::now());
-    while since.elapsed() < QUIET {
-        assert!(Instant::now() < deadline, "not in time: {last:?}");
-        pause();
-        let now = stage.inventory();
-        if now != last {
-            (last, since) = (now, Instant::now());
-        }
-    }
-    last
-}
-
-/// Waits until agents have no more and no less than before.
-#[track_caller]
-fn await_inventory(stage: &Stage, before: &[(Inventory, usize)], round: usize) {
-    let deadline = Instant::now() + LATER;
-    loop {
-        let now = stage.inventory();
-        if now == before {
-            return;
-        }
-        assert!(
-            Instant::now() < deadline,
-            "after round {round}: {now:?}, and not {before:?}"
-        );
-        pause();
     }
 }

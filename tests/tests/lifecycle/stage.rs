@@ -1,11 +1,11 @@
 //! A cluster with servers that are known by number, and Services of them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lb_tests::lab::{
     Agent, AgentSetup, Cluster, Echo, Inventory, Place as _, Pod, Traffic, open_files, programs,
@@ -22,6 +22,12 @@ pub(crate) const SERVER_PORT: u16 = 9000;
 pub(crate) const SERVERS: u16 = 3;
 /// What an agent logs when the maps are what they ought to be.
 pub(crate) const IN_STEP: &str = "in step with the source";
+
+/// How long the kernel may take to let go of what is not used any more.
+const LATER: Duration = Duration::from_secs(20);
+
+/// What an agent has in the kernel, and which files it has open, and how many of each.
+pub(crate) type Held = (Inventory, BTreeMap<String, usize>);
 
 /// A server: the index of its pod, and its own there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -172,8 +178,42 @@ impl Stage {
         self.await_step(&marks)
     }
 
-    /// What each agent has in the kernel, and how many files it has open.
-    pub(crate) fn inventory(&self) -> Vec<(Inventory, usize)> {
+    /// What agents have once nothing comes or goes any more: what was exchanged goes a moment later, and
+    /// an agent that looks at something has it open meanwhile.
+    #[track_caller]
+    pub(crate) fn settled(&self) -> Vec<Held> {
+        const QUIET: Duration = Duration::from_secs(1);
+        let deadline = Instant::now() + LATER;
+        let (mut last, mut since) = (self.inventory(), Instant::now());
+        while since.elapsed() < QUIET {
+            assert!(Instant::now() < deadline, "not in time: {last:?}");
+            pause();
+            let now = self.inventory();
+            if now != last {
+                (last, since) = (now, Instant::now());
+            }
+        }
+        last
+    }
+
+    /// Waits until agents have no more and no less than before.
+    #[track_caller]
+    pub(crate) fn await_inventory(&self, before: &[Held], what: &str) {
+        let deadline = Instant::now() + LATER;
+        loop {
+            let now = self.inventory();
+            if now == before {
+                return;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "after {what}: {now:?}, and not {before:?}"
+            );
+            pause();
+        }
+    }
+
+    fn inventory(&self) -> Vec<Held> {
         let agents = self.agents.iter();
         agents
             .map(|agent| {
