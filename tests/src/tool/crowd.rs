@@ -34,8 +34,10 @@ pub struct AttendOptions {
 /// What a crowd does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CrowdOptions {
-    /// Whom it asks.
+    /// Whom it asks,
     pub to: SocketAddr,
+    /// and at how many ports from there on, by turns.
+    pub ports: u16,
     /// How many ask at once.
     pub at_once: usize,
     /// Whether each keeps its connection for all that it asks.
@@ -113,7 +115,7 @@ async fn ask_all(options: CrowdOptions) -> io::Result<Crowded> {
     let end = begin + options.window;
     let crowded = Rc::<RefCell<Crowded>>::default();
     let members: Vec<_> = (0..options.at_once)
-        .map(|_| spawn_local(ask_on(options, begin..end, Rc::clone(&crowded))))
+        .map(|member| spawn_local(ask_on(options, member, begin..end, Rc::clone(&crowded))))
         .collect();
     for member in members {
         // Whoever is not back by then has asked in vain.
@@ -124,12 +126,20 @@ async fn ask_all(options: CrowdOptions) -> io::Result<Crowded> {
     Ok(crowded.take())
 }
 
-/// One member asks until the end.
-async fn ask_on(options: CrowdOptions, window: Range<Instant>, crowded: Rc<RefCell<Crowded>>) {
+/// One member asks until the end, at first at the port of its number.
+async fn ask_on(
+    options: CrowdOptions,
+    number: usize,
+    window: Range<Instant>,
+    crowded: Rc<RefCell<Crowded>>,
+) {
     let mut kept = None;
-    while Instant::now() < window.end {
+    let ports = (0..options.ports).cycle().skip(number);
+    for port in ports.take_while(|_| Instant::now() < window.end) {
+        let mut to = options.to;
+        to.set_port(to.port() + port);
         let asked = Instant::now();
-        let answered = ask(options, &mut kept).await;
+        let answered = ask(to, &mut kept, options.keep).await;
         let now = Instant::now();
         match answered {
             Ok(()) if window.contains(&now) => {
@@ -145,11 +155,11 @@ async fn ask_on(options: CrowdOptions, window: Range<Instant>, crowded: Rc<RefCe
     }
 }
 
-async fn ask(options: CrowdOptions, kept: &mut Option<TcpStream>) -> io::Result<()> {
+async fn ask(to: SocketAddr, kept: &mut Option<TcpStream>, keep: bool) -> io::Result<()> {
     let mut stream = match kept.take() {
         Some(stream) => stream,
         None => {
-            let stream = TcpStream::connect(options.to).await?;
+            let stream = TcpStream::connect(to).await?;
             stream.set_nodelay(true)?;
             stream
         }
@@ -157,7 +167,7 @@ async fn ask(options: CrowdOptions, kept: &mut Option<TcpStream>) -> io::Result<
     let mut message = [0; MESSAGE];
     stream.write_all(&message).await?;
     stream.read_exact(&mut message).await?;
-    *kept = options.keep.then_some(stream);
+    *kept = keep.then_some(stream);
     Ok(())
 }
 
@@ -173,6 +183,7 @@ mod tests {
             spawn_local(accept(listener));
             let options = CrowdOptions {
                 to,
+                ports: 1,
                 at_once: 3,
                 keep,
                 warm_up: Duration::ZERO,
@@ -200,6 +211,7 @@ mod tests {
                 .local_addr()?;
             let options = CrowdOptions {
                 to: closed,
+                ports: 1,
                 at_once: 2,
                 keep: false,
                 warm_up: Duration::ZERO,

@@ -114,14 +114,15 @@ impl Stage {
             From::Pod => pods.client.site(),
             From::Outside => self.cluster.client().site(),
         };
-        let to = match (contender, question.from) {
-            (Contender::Direct, _) => services.backends[0],
-            (_, From::Pod) => services.used(Family::V4).0,
-            (_, From::Outside) => (node.ipv4(), NODE_PORT).into(),
+        let (to, ports) = match (contender, question.from) {
+            (Contender::Direct, _) => (services.backends[0], BACKENDS),
+            (_, From::Pod) => (services.used(Family::V4).0, 1),
+            (_, From::Outside) => ((node.ipv4(), NODE_PORT).into(), 1),
         };
         forget_connections(node.netns())?;
         let options = CrowdOptions {
             to,
+            ports,
             at_once: AT_ONCE,
             keep: question.keep,
             warm_up: WARM_UP,
