@@ -25,7 +25,9 @@ pub(crate) enum Answer {
     None,
 }
 
-/// Asks where a packet for `dst` leaves that came in by `ifindex`.
+/// Asks where a packet leaves that came in by `ifindex`, once its destination is `dst`. Its source is the one that it
+/// came with, and so are the ports that rules and paths are chosen by, as where netfilter translates: that masquerades when
+/// the route is known.
 ///
 /// The packet's size is not asked about: that has a check of its own, with an answer for the
 /// sender.
@@ -37,13 +39,19 @@ pub(crate) fn look_up(ctx: *mut c_void, ifindex: u32, parsed: &Parsed, dst: Addr
     // What the kernel has written into it since, and reads again.
     query.__bindgen_anon_1.tot_len = 0;
     query.__bindgen_anon_2.flowinfo = 0;
-    query.l4_protocol = parsed.tuple.protocol;
+    let tuple = &parsed.tuple;
+    let src = tuple.src.by_words();
+    query.l4_protocol = tuple.protocol;
+    query.sport = tuple.src_port.to_be();
+    query.dport = tuple.dst_port.to_be();
     query.ifindex = ifindex;
     if dst.is_v4() {
         query.family = AF_INET;
+        query.__bindgen_anon_3.ipv4_src = src.to_wire_v4();
         query.__bindgen_anon_4.ipv4_dst = dst.to_wire_v4();
     } else {
         query.family = AF_INET6;
+        query.__bindgen_anon_3.ipv6_src = src.to_wire_words();
         query.__bindgen_anon_4.ipv6_dst = dst.to_wire_words();
     }
     // SAFETY: `query` is a valid structure of the size that is passed.

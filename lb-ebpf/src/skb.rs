@@ -93,6 +93,13 @@ impl Skb {
         unsafe { (*self.skb).vlan_present != 0 }
     }
 
+    /// Whether somebody has marked the packet.
+    #[inline(always)]
+    fn is_marked(&self) -> bool {
+        // SAFETY: the kernel passes a valid context.
+        unsafe { (*self.skb).mark != 0 }
+    }
+
     /// Whether the packet leaves by the device that it came in by.
     #[inline(always)]
     fn goes_back(&self) -> bool {
@@ -210,6 +217,7 @@ pub(crate) fn run<P: Program>(skb: *mut __sk_buff) -> i32 {
     let Some(scratch) = scratch() else {
         return NEXT;
     };
+    scratch.has_asked = 0;
     let looked = match ethertype(&run.ctx) {
         Some(ethernet::IPV4) => look::<V4, P>(&run, scratch),
         Some(ethernet::IPV6) => look::<V6, P>(&run, scratch),
@@ -334,14 +342,29 @@ fn remap<F: Family, P: Program>(skb: *mut __sk_buff, scratch: &Scratch, offsets:
 #[inline(always)]
 fn out<F: Family, P: Program>(run: &mut Run<Skb, P>, scratch: &Scratch, offsets: Offsets) -> i32 {
     let change = Action::Out.rewrite(scratch);
-    if rewrite::apply::<F, _>(&mut run.ctx, &scratch.parsed, offsets, &change).is_none() {
+    let done = rewrite::apply::<F, _>(&mut run.ctx, &scratch.parsed, offsets, &change)
+        .and_then(|()| leave(run, scratch));
+    let Some(verdict) = done else {
         return drop::<P>(run.ctx.skb, scratch, Outcome::NotWritable);
-    }
+    };
     run.count(Outcome::Redirected);
-    forward(scratch)
+    verdict
 }
 
-/// Sends the packet out by the hop of its flow.
+/// Sends the packet to the neighbour that its flow remembers. The kernel does it instead, which asks for the route
+/// again, where no neighbour is known; once a second, so that it learns that this one is in use, and asks whether it
+/// still is there; and where the packet has a mark, which may have a route of its own.
+#[inline(always)]
+fn leave<P: Program>(run: &mut Run<Skb, P>, scratch: &Scratch) -> Option<i32> {
+    if scratch.has_asked != 0 || !scratch.hop.has_neighbour() || run.ctx.is_marked() {
+        return Some(forward(scratch));
+    }
+    rewrite::set_macs(&mut run.ctx, scratch.hop.by_words().macs)?;
+    // SAFETY: the helper takes numbers.
+    Some(unsafe { bpf_redirect(scratch.hop.ifindex, 0) as i32 })
+}
+
+/// Sends the packet out by the hop of its flow, to whatever neighbour is there.
 #[inline(always)]
 pub(crate) fn forward(scratch: &Scratch) -> i32 {
     // SAFETY: no next hop is passed: the kernel looks it up, and resolves the neighbour.

@@ -192,6 +192,8 @@ pub struct Scratch {
     pub snat: Addr,
     /// Next hop of the flow.
     pub hop: Hop,
+    /// Whether the routing table was asked for it, now.
+    pub has_asked: u32,
     /// What the packet's source becomes.
     pub src: Endpoint,
     /// What the packet's destination becomes.

@@ -87,6 +87,7 @@ pub fn unsnat<E: Env>(env: &mut E, scratch: &mut Scratch) -> Option<Action> {
         flow.snat.to_wire_words() == tuple.dst.to_wire_words()
     })?;
     if due || scratch.hop.ifindex == 0 {
+        scratch.has_asked = 1;
         let hop = match env.route(&scratch.parsed, scratch.dst.addr) {
             Route::Via(hop) => hop,
             // A later hook asks again.

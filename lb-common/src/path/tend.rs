@@ -71,6 +71,7 @@ fn confirm<E: Env>(env: &mut E, scratch: &mut Scratch) {
 /// changed. Where this hook cannot tell, the record forgets it, so that a later hook asks.
 #[inline(never)]
 fn renew<E: Env>(env: &mut E, scratch: &mut Scratch) {
+    scratch.has_asked = 1;
     scratch.hop = match env.route(&scratch.parsed, scratch.leg.addr) {
         Route::Via(hop) => hop,
         Route::Defer => Hop::device(0),

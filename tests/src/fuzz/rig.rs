@@ -65,6 +65,8 @@ pub struct Rig {
 /// What the programs chose, looked up if somebody asks.
 struct Chosen<'a> {
     kernel: &'a Kernel,
+    /// The packet as it came.
+    frame: &'a [u8],
     hook: Hook,
     /// What the counters were before the packet.
     before: &'a dyn Fn(usize) -> u64,
@@ -83,6 +85,11 @@ impl Chance for Chosen<'_> {
 
     fn pin(&self, key: &PinKey) -> Option<Pin> {
         *self.pin.get_or_init(|| self.kernel.pin(key))
+    }
+
+    fn has_written_macs(&self) -> bool {
+        const ADDRESSES: usize = 12;
+        self.kernel.out().get(..ADDRESSES) != self.frame.get(..ADDRESSES)
     }
 
     fn has(&self, key: &FlowKey, client: &PinKey) -> bool {
@@ -232,6 +239,7 @@ impl Rig {
                     gso_size: 0,
                     summed: *summed && program != Program::Xdp,
                     returns: *returns,
+                    mark: 0,
                 };
                 self.packet(program, frame)
             }
@@ -310,6 +318,7 @@ impl Rig {
         let (counters, counted) = (&self.counters, &self.counted);
         let chosen = Chosen {
             kernel: &self.kernel,
+            frame: frame.bytes,
             hook: program.hook(),
             before: &|index| counters[index] + counted[index],
             pin: OnceCell::new(),

@@ -456,7 +456,7 @@ impl Model {
     /// The way to an address, if this hook can send there: XDP sends by its own device, to
     /// neighbours that are known.
     pub(super) fn way_from(&self, meeting: &Meeting<'_>, addr: Addr) -> Option<super::Way> {
-        let way = self.devices.way(addr)?;
+        let way = self.devices.way(meeting.packet.tuple.src, addr)?;
         let is_near =
             matches!(way, super::Way::Neighbour { device, .. } if device == self.devices.uplink);
         (meeting.program != Program::Xdp || is_near).then_some(way)

@@ -46,6 +46,8 @@ pub trait Chance {
     fn has_counted(&self, outcome: Outcome) -> bool;
     /// The pin of a client's tuple, as they have it now.
     fn pin(&self, key: &PinKey) -> Option<Pin>;
+    /// Whether they have given the packet other MAC addresses: tc leaves that to the kernel once a second.
+    fn has_written_macs(&self) -> bool;
     /// Whether they have a record of this key, and it is a connection of this client.
     fn has(&self, key: &FlowKey, client: &PinKey) -> bool;
 }
@@ -225,7 +227,14 @@ impl Model {
             chance,
             counted: vec![Outcome::Seen],
         };
-        let fate = self.decide(&mut meeting);
+        let mut fate = self.decide(&mut meeting);
+        if let Fate::Changed(change) = &mut fate
+            && let Next::Out(way) = &mut change.next
+            && program != Program::Xdp
+            && (packet.is_error() || !chance.has_written_macs())
+        {
+            *way = Way::Device(way.device());
+        }
         finish(program, &packet, meeting.counted, fate)
     }
 
@@ -350,7 +359,7 @@ fn changed(
         return dropped(counted, Outcome::NotWritable);
     };
     match change.next {
-        Next::Out(Way::Neighbour { mac, own, .. }) if is_xdp => {
+        Next::Out(Way::Neighbour { mac, own, .. }) => {
             frame[..6].copy_from_slice(&mac);
             frame[6..12].copy_from_slice(&own);
         }

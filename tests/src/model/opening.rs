@@ -300,7 +300,10 @@ impl Model {
             .tables
             .backend(leg.reference)
             .is_some_and(|backend| backend.local != 0);
-        let device = self.devices.way(leg.addr).map(super::Way::device);
+        let device = self
+            .devices
+            .way(call.tuple().src, leg.addr)
+            .map(super::Way::device);
         let is_across = self.hands_across
             && matches!(call.site, Site::Pod(_))
             && leg.source == Source::Kept
@@ -344,7 +347,7 @@ impl Model {
     fn remember(&mut self, call: Call<'_>, leg: &Leg, is_pinned: bool, across: Across) {
         let snat = match leg.source {
             Source::Own => {
-                let way = self.devices.way(leg.addr);
+                let way = self.devices.way(call.tuple().src, leg.addr);
                 let source =
                     way.and_then(|way| self.devices.source(way.device(), leg.addr.is_v4()));
                 source.unwrap_or_default()

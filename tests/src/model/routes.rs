@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use lb_common::Addr;
 
-use crate::programs::{Family, GATEWAY_MAC, NODE2_MAC, UPLINK_MAC};
+use crate::programs::{BEHIND_MAC, Family, GATEWAY_MAC, NODE2_MAC, TUNNEL_MAC, UPLINK_MAC};
 
 /// Interface indices of the node's devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub enum Way {
         /// The device itself.
         own: [u8; 6],
     },
-    /// By a device; who is next there has to be found out.
+    /// By a device; who is next there has to be found out, or the kernel finds it out once more.
     Device(u32),
 }
 
@@ -44,8 +44,14 @@ impl Way {
 }
 
 impl Devices {
-    /// The way to an address; nothing if there is none, or it is the node's own.
-    pub(super) fn way(&self, addr: Addr) -> Option<Way> {
+    /// The way from an address to another one; nothing if there is none, or it is the node's own. What comes
+    /// from an address that is of one link only, or of nobody, is not forwarded (RFC 4291, 2.5.6).
+    pub(super) fn way(&self, src: Addr, addr: Addr) -> Option<Way> {
+        if let IpAddr::V6(v6) = src.to_ip()
+            && (v6.is_loopback() || v6.is_multicast() || v6.is_unicast_link_local())
+        {
+            return None;
+        }
         match addr.to_ip() {
             IpAddr::V4(v4) => self.way_v4(v4),
             IpAddr::V6(v6) => self.way_v6(v6),
@@ -81,9 +87,8 @@ impl Devices {
     fn by_tunnel(&self) -> Way {
         Way::Neighbour {
             device: self.tunnel,
-            mac: [2, 0, 0, 0, 4, 0],
-            // Nobody sees it: XDP does not send by another device, and tc leaves it to the kernel.
-            own: [0; 6],
+            mac: BEHIND_MAC,
+            own: TUNNEL_MAC,
         }
     }
 

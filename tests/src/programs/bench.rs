@@ -108,8 +108,11 @@ impl Bench {
         fs::remove_file(netns.path()).context("remove the namespace's name")?;
         let pin_dir = Path::new("/sys/fs/bpf").join(name);
         let bench = devices.and_then(|devices| Self::load(&pin_dir, devices, config, maps));
-        fs::remove_dir_all(&pin_dir).context("remove the pins")?;
-        Ok((netns, bench?))
+        // What was not loaded has no pins.
+        let removed = fs::remove_dir_all(&pin_dir).context("remove the pins");
+        let bench = bench?;
+        removed?;
+        Ok((netns, bench))
     }
 
     fn load(

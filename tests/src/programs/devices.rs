@@ -14,6 +14,10 @@ pub const UPLINK_MAC: [u8; 6] = [2, 0, 0, 0, 77, 11];
 pub const GATEWAY_MAC: [u8; 6] = [2, 0, 0, 0, 77, 1];
 /// MAC address of node 2.
 pub const NODE2_MAC: [u8; 6] = [2, 0, 0, 0, 77, 12];
+/// The tunnel,
+pub const TUNNEL_MAC: [u8; 6] = [2, 0, 0, 0, 4, 11];
+/// and the node at its other end.
+pub const BEHIND_MAC: [u8; 6] = [2, 0, 0, 0, 4, 0];
 
 /// Makes the devices, addresses, routes and neighbours of [`Family`]'s plan. Neighbours are
 /// permanent: nobody answers here.
@@ -36,12 +40,16 @@ const SCRIPT: &[&str] = &[
     "route add fd00:10:244:3::/64 via fd00:77::d",
     "route add unreachable 10.244.5.0/24",
     "route add unreachable fd00:10:244:5::/64",
+    // What one client sends to node 2's pods goes by the gateway.
+    "rule add from 203.0.113.9 lookup 77",
+    "route add 10.244.2.0/24 via 192.168.77.1 table 77",
+    "route add fd00:10:244:2::/64 via fd00:77::1 table 77",
     "link add pod type veth peer name eth0",
     "link set eth0 up",
     "link set pod up",
     "route add 10.244.1.0/24 dev pod",
     "route add fd00:10:244:1::/64 dev pod",
-    "link add tunnel type vxlan id 7 dstport 4789 dev uplink local 192.168.77.11 nolearning",
+    "link add tunnel address 02:00:00:00:04:0b type vxlan id 7 dstport 4789 dev uplink local 192.168.77.11 nolearning",
     "link set tunnel up",
     "address add 10.244.1.0/32 dev tunnel",
     "address add fd00:10:244:1::/128 dev tunnel nodad",
@@ -68,6 +76,9 @@ impl Devices {
     /// Makes them in `netns`.
     pub(super) fn create(netns: &Netns) -> Result<Self> {
         netns.ip(SCRIPT)?;
+        // A script's rules are of IPv4.
+        let rule = ["-6", "rule", "add", "from", "2001:db8:9::9", "lookup", "77"];
+        netns.feed("ip", &rule, "")?;
         // A routing table answers for packets only where they are forwarded.
         netns.sysctl(&[("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1")])?;
         Ok(Self {

@@ -11,6 +11,8 @@ pub struct Frame<'a> {
     pub summed: bool,
     /// Whether the packet came in by the same device (tc only).
     pub returns: bool,
+    /// The packet's mark; 0 is none (tc only).
+    pub mark: u32,
 }
 
 impl<'a> Frame<'a> {
@@ -22,6 +24,7 @@ impl<'a> Frame<'a> {
             gso_size: 0,
             summed: false,
             returns: false,
+            mark: 0,
         }
     }
 }

@@ -91,7 +91,9 @@ struct XdpContext {
 #[repr(C)]
 #[derive(Clone, Copy, Zeroable, Pod)]
 struct SkbContext {
-    before: [u32; 9],
+    before: [u32; 2],
+    mark: u32,
+    then: [u32; 6],
     ingress_ifindex: u32,
     ifindex: u32,
     between: [u32; 29],
@@ -251,6 +253,7 @@ impl Kernel {
             },
             ifindex: self.devices[index],
             gso_size: frame.gso_size,
+            mark: frame.mark,
             ..SkbContext::zeroed()
         };
         let mut attributes = self.attributes(index, frame.bytes);

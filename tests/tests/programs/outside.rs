@@ -1,5 +1,7 @@
 //! A client outside of the cluster dials a NodePort.
 
+use std::net::{IpAddr, Ipv4Addr};
+
 use lb_common::{
     Hop,
     counter::Outcome::{
@@ -9,8 +11,8 @@ use lb_common::{
     wire::tcp::{ACK, FIN},
 };
 use lb_tests::programs::{
-    Answer, Bench, Case, Family, GATEWAY_MAC, NODE2_MAC, Packet, Pod, Program, Service, Transport,
-    UPLINK_MAC, Verdict, each_case, each_case_on_the_wire, on_bench,
+    Answer, Bench, Case, Family, Frame, GATEWAY_MAC, NODE2_MAC, Packet, Pod, Program, Service,
+    Transport, UPLINK_MAC, Verdict, each_case, each_case_on_the_wire, on_bench,
 };
 
 /// A port that a SNATed client keeps, because it lies in the range of SNAT.
@@ -18,14 +20,19 @@ const KEPT_PORT: u16 = 61_234;
 /// A port that it does not keep.
 const OTHER_PORT: u16 = 40_000;
 
-/// What leaves by the uplink towards the neighbour `mac`: XDP writes the Ethernet header itself, tc
-/// leaves it to the kernel.
+/// What leaves by the uplink towards the neighbour `mac`, if the routing table was asked for it: XDP writes the Ethernet
+/// header itself, tc leaves it to the kernel.
 fn sent(program: Program, packet: Packet, mac: [u8; 6]) -> Packet {
     let packet = packet.routed();
     match program {
         Program::Xdp => packet.macs(mac, UPLINK_MAC),
         _ => packet,
     }
+}
+
+/// The same with a later packet: both write the header.
+fn sent_again(packet: Packet, mac: [u8; 6]) -> Packet {
+    packet.routed().macs(mac, UPLINK_MAC)
 }
 
 #[test]
@@ -67,11 +74,10 @@ fn remote_backend_gets_the_packet_at_once_from_the_nodes_address() {
         bench.serve(&[Service::new(1, [Pod::on(2, 13)])]);
         let (client, node_port) = (case.client(KEPT_PORT), case.node_port(1));
         let (backend, snat) = (case.backend(2, 13), case.snat(KEPT_PORT));
-        let to_backend =
-            |packet: &Packet| sent(program, packet.clone().from(snat).to(backend), NODE2_MAC);
+        let translated = |packet: &Packet| packet.clone().from(snat).to(backend);
 
         let first = case.opening(client, node_port);
-        let expected = to_backend(&first);
+        let expected = sent(program, translated(&first), NODE2_MAC);
         bench.check(
             program,
             &first,
@@ -87,11 +93,18 @@ fn remote_backend_gets_the_packet_at_once_from_the_nodes_address() {
 
         for flags in [ACK, FIN | ACK, ACK] {
             let next = Packet::new(case.transport, flags, client, node_port);
-            let expected = to_backend(&next);
+            let expected = sent_again(translated(&next), NODE2_MAC);
             bench.check(program, &next, Verdict::Out, &expected, &[Redirected]);
         }
+        // tc lets the kernel see now and then that the neighbour is in use.
+        bench.age(1);
+        let next = case.following(client, node_port);
+        let expected = sent(program, translated(&next), NODE2_MAC);
+        bench.check(program, &next, Verdict::Out, &expected, &[Redirected]);
     });
 }
+
+type Sent = fn(Packet, [u8; 6]) -> Packet;
 
 #[test]
 fn xdp_and_tc_go_on_with_each_others_connections() {
@@ -99,17 +112,20 @@ fn xdp_and_tc_go_on_with_each_others_connections() {
         bench.serve(&[Service::new(1, [Pod::on(2, 13)])]);
         let (client, node_port) = (case.client(KEPT_PORT), case.node_port(1));
         let (backend, snat) = (case.backend(2, 13), case.snat(KEPT_PORT));
-        for (program, counted) in [
-            (Program::WireIngress, &[NewFlow, Redirected][..]),
-            (Program::Xdp, &[Redirected]),
-            (Program::WireIngress, &[Redirected]),
+        for (program, sent, counted) in [
+            (
+                Program::WireIngress,
+                (|packet, mac| sent(Program::WireIngress, packet, mac)) as Sent,
+                &[NewFlow, Redirected][..],
+            ),
+            (Program::Xdp, sent_again, &[Redirected]),
+            (Program::WireIngress, sent_again, &[Redirected]),
         ] {
             let packet = case.following(client, node_port);
-            let expected = sent(program, packet.clone().from(snat).to(backend), NODE2_MAC);
+            let expected = sent(packet.clone().from(snat).to(backend), NODE2_MAC);
             bench.check(program, &packet, Verdict::Out, &expected, counted);
             let reply = case.answer(backend, snat);
-            let expected = reply.clone().from(node_port).to(client);
-            let expected = sent(program, expected, GATEWAY_MAC);
+            let expected = sent(reply.clone().from(node_port).to(client), GATEWAY_MAC);
             bench.check(program, &reply, Verdict::Out, &expected, &[Redirected]);
         }
     });
@@ -131,7 +147,7 @@ fn snat_takes_a_port_of_its_range_and_keeps_it() {
         assert_eq!(run.frame, expected.bytes());
 
         let next = case.following(client, node_port);
-        let expected = sent(program, next.clone().from(snat).to(backend), NODE2_MAC);
+        let expected = sent_again(next.clone().from(snat).to(backend), NODE2_MAC);
         bench.check(program, &next, Verdict::Out, &expected, &[Redirected]);
 
         let reply = case.answer(backend, snat);
@@ -192,7 +208,7 @@ fn udp_checksum_that_is_none_stays_none() {
                 .clone()
                 .from(case.snat(KEPT_PORT))
                 .to(case.backend(2, 13));
-            let expected = sent(program, expected, NODE2_MAC);
+            let expected = sent_again(expected, NODE2_MAC);
             bench.check(program, &packet, Verdict::Out, &expected, &counted);
         }
     });
@@ -290,6 +306,55 @@ fn xdp_leaves_a_packet_untouched_whose_neighbour_is_unknown_and_tc_sends_it() {
         );
         let next = case.following(case.client(KEPT_PORT), case.node_port(1));
         bench.check(Program::Xdp, &next, Verdict::Next, &next, &[Deferred]);
+    });
+}
+
+/// Netfilter masquerades when the route is known, too.
+#[test]
+fn packets_leave_by_the_route_of_their_client() {
+    each_case_on_the_wire(|bench, case, program| {
+        bench.serve(&[Service::new(1, [Pod::on(2, 13)])]);
+        let node_port = case.node_port(1);
+        let elsewhere: IpAddr = match case.family {
+            Family::V4 => Ipv4Addr::new(203, 0, 113, 9).into(),
+            Family::V6 => "2001:db8:9::9".parse().expect("an address"),
+        };
+        for (client, mac) in [
+            (case.client(KEPT_PORT), NODE2_MAC),
+            ((elsewhere, KEPT_PORT + 1).into(), GATEWAY_MAC),
+        ] {
+            let first = case.opening(client, node_port);
+            bench.run_checked(program, &first, Verdict::Out, &[NewFlow, Redirected]);
+            let next = case.following(client, node_port);
+            let expected = next.clone().from(case.snat(client.port()));
+            let expected = sent_again(expected.to(case.backend(2, 13)), mac);
+            bench.check(program, &next, Verdict::Out, &expected, &[Redirected]);
+        }
+    });
+}
+
+/// A packet that somebody has marked may have a route of its own: the kernel is asked for it.
+#[test]
+fn marked_packet_is_left_to_the_kernel_to_find_its_neighbour() {
+    each_case(|bench, case| {
+        open_remote(bench, case, Program::WireIngress);
+        let packet = case.following(case.client(KEPT_PORT), case.node_port(1));
+        let expected = packet.clone().from(case.snat(KEPT_PORT));
+        let expected = expected.to(case.backend(2, 13));
+        let mut kernel = bench.kernel().expect("the programs");
+        for (mark, expected) in [
+            (0, sent_again(expected.clone(), NODE2_MAC)),
+            (7, expected.routed()),
+        ] {
+            let bytes = packet.bytes();
+            let frame = Frame {
+                mark,
+                ..Frame::of(&bytes)
+            };
+            let verdict = kernel.run(Program::WireIngress, frame).expect("a run");
+            assert_eq!(verdict, Verdict::Out);
+            assert_eq!(kernel.out(), expected.bytes(), "mark {mark}");
+        }
     });
 }
 

@@ -105,15 +105,10 @@ fn an_address_of_its_own_lets_clients_keep_their_ports() {
             bench.check(Program::Xdp, &there, Verdict::Out, &expected, counted);
             let back = case.answer(backend, case.snat(port));
             let expected = back.clone().from(node_port).to(client).routed();
-            let by_xdp = expected.clone().macs(GATEWAY_MAC, UPLINK_MAC);
-            bench.check(Program::Xdp, &back, Verdict::Out, &by_xdp, &[Redirected]);
-            bench.check(
-                Program::WireIngress,
-                &back,
-                Verdict::Out,
-                &expected,
-                &[Redirected],
-            );
+            let expected = expected.macs(GATEWAY_MAC, UPLINK_MAC);
+            for program in Program::WIRE {
+                bench.check(program, &back, Verdict::Out, &expected, &[Redirected]);
+            }
         }
         // A port that only privileged processes have is not taken.
         let there = case.opening(case.client(1023), case.node_port(1));
