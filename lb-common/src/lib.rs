@@ -35,6 +35,7 @@ pub mod fragment;
 pub mod frontend;
 pub mod hash;
 pub mod interface;
+pub mod known;
 #[cfg(any(test, feature = "alloc"))]
 pub mod maglev;
 pub mod maps;

@@ -7,6 +7,7 @@ use crate::{
     drops::Event,
     flow::Marks,
     frontend::index::{Bucket, Listed},
+    known,
     socket::{SocketKey, SocketPeer},
 };
 
@@ -40,6 +41,8 @@ pub const FLOWS_MAX: usize = 524_288;
 pub const OPENING_MAX: usize = 131_072;
 /// Default capacity of `ESTABLISHED`: 4 MB.
 pub const ESTABLISHED_MAX: usize = mark_buckets(FLOWS_MAX as u32) as usize;
+/// Default capacity of `KNOWN`: a quarter of a megabyte.
+pub const KNOWN_MAX: usize = known::elements(FLOWS_MAX as u32) as usize;
 /// Default capacity of `PINS`.
 pub const PINS_MAX: usize = 65_536;
 /// Default capacity of `OPENING_PINS`: one for each record of `OPENING`.
@@ -100,6 +103,8 @@ pub const FLOWS: &str = "FLOWS";
 pub const OPENING: &str = "OPENING";
 /// Marks of connections whose clients' next segments need no record.
 pub const ESTABLISHED: &str = "ESTABLISHED";
+/// Which keys `FLOWS`, `PINS` and `OPENING_PINS` can have.
+pub const KNOWN: &str = "KNOWN";
 /// Flows whose backend the tables do not say.
 pub const PINS: &str = "PINS";
 /// The same, of connections that no client has confirmed: a flood displaces those alone.
@@ -197,7 +202,7 @@ impl MapSpec {
 }
 
 /// Every map of the object.
-pub const SPECS: [MapSpec; 23] = [
+pub const SPECS: [MapSpec; 24] = [
     MapSpec::new::<FrontendKey, Frontend>(FRONTENDS, Kind::Hash, FRONTENDS_MAX),
     MapSpec::new::<u32, Slot>(SLOTS, Kind::Array, SLOTS_MAX).with(MMAPABLE),
     MapSpec::new::<u32, Backend>(BACKENDS, Kind::Array, BACKENDS_MAX),
@@ -206,6 +211,7 @@ pub const SPECS: [MapSpec; 23] = [
     MapSpec::new::<FlowKey, Flow>(FLOWS, Kind::Hash, FLOWS_MAX),
     MapSpec::new::<FlowKey, Flow>(OPENING, Kind::LruHash, OPENING_MAX),
     MapSpec::new::<u32, Marks>(ESTABLISHED, Kind::Array, ESTABLISHED_MAX),
+    MapSpec::new::<u32, u64>(KNOWN, Kind::Array, KNOWN_MAX).with(MMAPABLE),
     MapSpec::new::<PinKey, Pin>(PINS, Kind::LruHash, PINS_MAX),
     MapSpec::new::<PinKey, Pin>(OPENING_PINS, Kind::LruHash, OPENING_PINS_MAX),
     MapSpec::new::<u32, Interface>(INTERFACES, Kind::Hash, INTERFACES_MAX),

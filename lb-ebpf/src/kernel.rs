@@ -18,7 +18,7 @@ use lb_common::{
 };
 
 use crate::{
-    index,
+    index, known,
     maps::{
         self, ADDRESSES, AFFINITY, BACKENDS, CONFIG, COUNTERS, FLOWS, FRAGMENTS, INTERFACES,
         OPENING, OPENING_PINS, PINS, SERVICE_NETS, SLOTS, VIPS,
@@ -95,6 +95,9 @@ impl<C, P: AtHook> Tables for Run<C, P> {
 
     #[inline(always)]
     fn pin(&self, key: &PinKey) -> Option<Pin> {
+        if !known::may_have_pin(key) {
+            return None;
+        }
         // SAFETY: copied at once. An element recycled meanwhile names another client's backend,
         // whose flow the owner check refuses.
         unsafe { PINS.get(key).or_else(|| OPENING_PINS.get(key)) }.copied()
@@ -102,6 +105,7 @@ impl<C, P: AtHook> Tables for Run<C, P> {
 
     #[inline(always)]
     fn insert_pin(&self, key: &PinKey, pin: &Pin) {
+        known::note_pin(key);
         // Best effort: without its pin, a flow is looked up where the table says.
         if let Some(kept) = PINS.get_ptr_mut(key) {
             // An earlier flow's, which would be found before this one's.
@@ -115,6 +119,7 @@ impl<C, P: AtHook> Tables for Run<C, P> {
 
     #[inline(always)]
     fn keep_pin(&self, key: &PinKey, pin: &Pin) {
+        known::note_pin(key);
         // What `OPENING_PINS` has of it, it forgets by itself.
         let _ = PINS.insert(key, pin, 0);
     }
@@ -190,8 +195,13 @@ impl<C, P> FlowStore for Run<C, P> {
     }
 
     #[inline(always)]
-    fn glance(&mut self, key: &FlowKey) -> Option<&mut Flow> {
-        in_place(FLOWS.get_ptr_mut(key).or_else(|| OPENING.get_ptr_mut(key)))
+    fn glance(&mut self, key: &FlowKey, none: bool) -> Option<&mut Flow> {
+        let kept = if none && !known::may_have_flow(key) {
+            None
+        } else {
+            FLOWS.get_ptr_mut(key)
+        };
+        in_place(kept.or_else(|| OPENING.get_ptr_mut(key)))
     }
 
     #[inline(always)]
@@ -200,7 +210,7 @@ impl<C, P> FlowStore for Run<C, P> {
             return false;
         }
         // Afterwards: whoever asks has found none, but another CPU may have promoted one since.
-        if FLOWS.get_ptr(key).is_some() {
+        if known::may_have_flow(key) && FLOWS.get_ptr(key).is_some() {
             let _ = OPENING.remove(key);
             return false;
         }
@@ -209,6 +219,7 @@ impl<C, P> FlowStore for Run<C, P> {
 
     #[inline(always)]
     fn promote(&mut self, key: &FlowKey, flow: &Flow) -> bool {
+        known::note_flow(key);
         match FLOWS.insert(key, flow, u64::from(BPF_NOEXIST)) {
             // In this order: whoever looks at both, and at this one again, finds the record.
             Ok(()) => {}
@@ -230,7 +241,9 @@ impl<C, P> FlowStore for Run<C, P> {
     fn remove(&mut self, key: &FlowKey) {
         // An absent record is what the caller wants.
         let _ = OPENING.remove(key);
-        let _ = FLOWS.remove(key);
+        if known::may_have_flow(key) {
+            let _ = FLOWS.remove(key);
+        }
         if key.protocol == protocol::TCP {
             self.remove_marks((key.dst, key.dst_port));
         }

@@ -1,6 +1,9 @@
 //! The shipped programs: entry points of one expression each.
 #![no_std]
 #![no_main]
+// The compiler offers no atomic operations for BPF, but for these.
+#![feature(core_intrinsics)]
+#![allow(internal_features, reason = "see above")]
 #![deny(
     clippy::expect_used,
     clippy::indexing_slicing,
@@ -14,6 +17,7 @@ mod fib;
 mod held;
 mod index;
 mod kernel;
+mod known;
 mod linear;
 mod maps;
 mod marks;

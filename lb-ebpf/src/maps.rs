@@ -49,6 +49,9 @@ pub(crate) static OPENING: LruHashMap<FlowKey, Flow, { maps::OPENING_MAX }> = Lr
 #[btf_map]
 pub(crate) static ESTABLISHED: Array<Marks, { maps::ESTABLISHED_MAX }> = Array::new();
 #[btf_map]
+pub(crate) static KNOWN: Array<u64, { maps::KNOWN_MAX }, { maps::MMAPABLE as usize }> =
+    Array::new();
+#[btf_map]
 pub(crate) static PINS: LruHashMap<PinKey, Pin, { maps::PINS_MAX }> = LruHashMap::new();
 #[btf_map]
 pub(crate) static OPENING_PINS: LruHashMap<PinKey, Pin, { maps::OPENING_PINS_MAX }> =
@@ -159,3 +162,8 @@ pub(crate) fn fib_query() -> Option<&'static mut bpf_fib_lookup> {
 /// Set by the agent before the verifier sees the programs.
 #[unsafe(no_mangle)]
 pub(crate) static CONFIG: Global<DatapathConfig> = Global::new(DatapathConfig::DEFAULT);
+
+/// Words of a side of `KNOWN`, which whoever loads the programs knows. By itself: all of `CONFIG` is read at once, and
+/// lies on the stack.
+#[unsafe(no_mangle)]
+pub(crate) static KNOWN_WORDS: Global<u32> = Global::new(0);

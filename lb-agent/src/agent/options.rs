@@ -2,7 +2,10 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use lb_common::maps::{self, MapSpec};
+use lb_common::{
+    known,
+    maps::{self, MapSpec},
+};
 
 use super::{MonitorOptions, SnatAddresses};
 use crate::{
@@ -119,6 +122,7 @@ impl Capacities {
             maps::BACKENDS => self.backends,
             maps::SLOTS => self.slots,
             maps::FLOWS => self.flows,
+            maps::KNOWN => known::elements(self.flows),
             maps::ESTABLISHED => maps::mark_buckets(self.flows),
             maps::OPENING | maps::OPENING_PINS => self.opening,
             _ => spec.max_entries,

@@ -1,7 +1,7 @@
 //! Sweeps the records of flows now and then, and says when there is no room for more.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -17,7 +17,7 @@ use tokio::{
 use tracing::{debug, error, info, warn};
 
 use crate::{
-    dataplane::bpf::{self, Sweeper},
+    dataplane::bpf::{self, Known, Sweeper},
     event::{Event, Events},
     metrics::Metrics,
     model::Reference,
@@ -28,6 +28,9 @@ const LOOK: Duration = Duration::from_secs(5);
 /// How often there is one anyway.
 const PERIOD: Duration = Duration::from_secs(30);
 
+/// How long a program may take that runs when the side of `KNOWN` is cleared that nobody asks.
+const GRACE: Duration = Duration::from_secs(8);
+
 /// Sweeps for as long as somebody waits for it.
 pub(super) struct Watch {
     sweeper: Sweeper,
@@ -36,6 +39,7 @@ pub(super) struct Watch {
     metrics: Arc<Metrics>,
     events: Events,
     swept: Option<Instant>,
+    renewal: Renewal,
     /// Connections that had found no room when it was last looked.
     refused: Option<u64>,
     /// Whether some had since the time before.
@@ -53,6 +57,7 @@ impl Watch {
     ) -> Result<Self, bpf::Error> {
         Ok(Self {
             sweeper: Sweeper::open(&pin_dir, ticks_per_second)?,
+            renewal: Renewal::open(&pin_dir)?,
             pin_dir,
             node_name,
             metrics,
@@ -97,6 +102,7 @@ impl Watch {
         if is_due || new > 0 {
             self.sweep(new > 0);
         }
+        self.renewal.go_on();
         self.tell_full(new);
     }
 
@@ -140,6 +146,43 @@ impl Watch {
             self.events.send(Event::warning(node, "FlowMapFull", note));
         } else if was_full && new == 0 {
             info!("there is room for established connections again");
+        }
+    }
+}
+
+/// Makes anew what programs can know, once in two looks at most.
+struct Renewal {
+    known: Known,
+    /// Since when the side that nobody asks is clear.
+    begun: Option<Instant>,
+}
+
+impl Renewal {
+    fn open(pin_dir: &Path) -> Result<Self, bpf::Error> {
+        Ok(Self {
+            known: Known::open(pin_dir)?,
+            begun: None,
+        })
+    }
+
+    fn go_on(&mut self) {
+        match self.begun {
+            None => {
+                self.known.begin();
+                self.begun = Some(Instant::now());
+            }
+            // A program takes microseconds, unless its processor is taken away.
+            Some(begun) if begun.elapsed() >= GRACE => {
+                self.begun = None;
+                if let Err(error) = self.known.finish() {
+                    let error: &dyn std::error::Error = &error;
+                    warn!(
+                        error,
+                        "cannot find out which connections there are; trying again"
+                    );
+                }
+            }
+            Some(_) => {}
         }
     }
 }

@@ -24,6 +24,7 @@ use lb_common::{
 mod carry;
 mod devices;
 mod filters;
+mod known;
 mod maps;
 mod sockets;
 mod sweep;

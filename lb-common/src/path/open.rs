@@ -346,7 +346,7 @@ fn free_port<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site, attempt: u3
 #[inline(always)]
 fn is_free<E: Env>(env: &mut E, scratch: &mut Scratch, port: u16) -> bool {
     scratch.key.dst_port = port;
-    let Some(flow) = env.glance(&scratch.key) else {
+    let Some(flow) = env.glance(&scratch.key, true) else {
         return true;
     };
     if flow.gives_way(scratch.parsed.is_syn(), scratch.now) {

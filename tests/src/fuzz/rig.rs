@@ -194,6 +194,7 @@ impl Rig {
         self.statistics.episodes += 1;
         // Tables know their predecessors: the last episode must not show.
         self.forget()?;
+        self.bench.renew_known();
         self.bench.program(&services::model(&[], &episode.nets));
         self.model.memory = crate::model::Memory::default();
         self.constancy.clear();
@@ -245,6 +246,7 @@ impl Rig {
             }
             Step::Serve(services) => {
                 self.statistics.changes += 1;
+                self.bench.renew_known();
                 let nets = self.model.tables.nets.clone();
                 self.serve(services, &nets).map(|()| None)
             }

@@ -28,6 +28,7 @@ impl Bench {
             let put = self.store.put_pin(client, &Pin::ELSEWHERE);
             put.expect("change a pin");
         }
+        self.renew_known();
     }
 
     /// Forgets the records of all connections, but not their marks: only a packet that goes by its mark is not

@@ -4,7 +4,7 @@ use std::{
     fs,
     os::fd::OwnedFd,
     path::Path,
-    sync::{LazyLock, Mutex, PoisonError},
+    sync::{Arc, LazyLock, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result};
 use lb_agent::{
     dataplane::{
         Dataplane as _,
-        bpf::{self, BpfDataplane, Options, TcMode, XdpMode, kernel},
+        bpf::{self, BpfDataplane, Known, Options, TcMode, XdpMode, kernel},
     },
     desired::{NodeView, Rejection},
     model::Model,
@@ -43,6 +43,7 @@ pub struct Bench {
     pub(super) devices: Devices,
     pub(super) reconciler: Reconciler<BpfDataplane>,
     pub(super) store: Store,
+    pub(super) known: Arc<Known>,
     /// Maps for [`Kernel`](super::Kernel), by name.
     pub(super) pinned: Vec<(&'static str, OwnedFd)>,
     /// Advances with each change of tables, so that their places are reused at once.
@@ -136,14 +137,17 @@ impl Bench {
             stop_after: None,
         };
         let dataplane = bpf::open(object::LB, &options)?;
-        Ok(Self {
+        let mut bench = Self {
             devices,
             reconciler: Reconciler::new(dataplane, config.seed)?,
             store: Store::open(pin_dir)?,
+            known: Arc::new(Known::open(pin_dir)?),
             pinned: open_maps(pin_dir)?,
             now: Instant::now(),
             config,
-        })
+        };
+        bench.renew_known();
+        Ok(bench)
     }
 
     /// Forgets all Services and connections.

@@ -40,10 +40,6 @@ const SCRIPT: &[&str] = &[
     "route add fd00:10:244:3::/64 via fd00:77::d",
     "route add unreachable 10.244.5.0/24",
     "route add unreachable fd00:10:244:5::/64",
-    // What one client sends to node 2's pods goes by the gateway.
-    "rule add from 203.0.113.9 lookup 77",
-    "route add 10.244.2.0/24 via 192.168.77.1 table 77",
-    "route add fd00:10:244:2::/64 via fd00:77::1 table 77",
     "link add pod type veth peer name eth0",
     "link set eth0 up",
     "link set pod up",
@@ -76,9 +72,6 @@ impl Devices {
     /// Makes them in `netns`.
     pub(super) fn create(netns: &Netns) -> Result<Self> {
         netns.ip(SCRIPT)?;
-        // A script's rules are of IPv4.
-        let rule = ["-6", "rule", "add", "from", "2001:db8:9::9", "lookup", "77"];
-        netns.feed("ip", &rule, "")?;
         // A routing table answers for packets only where they are forwarded.
         netns.sysctl(&[("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1")])?;
         Ok(Self {

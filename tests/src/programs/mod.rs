@@ -15,6 +15,7 @@ mod drops;
 mod frame;
 mod icmp;
 mod kernel;
+mod known;
 mod packet;
 mod run;
 mod service;

@@ -1,6 +1,6 @@
 //! A client outside of the cluster dials a NodePort.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::{net::IpAddr, process::Command};
 
 use lb_common::{
     Hop,
@@ -315,10 +315,16 @@ fn packets_leave_by_the_route_of_their_client() {
     each_case_on_the_wire(|bench, case, program| {
         bench.serve(&[Service::new(1, [Pod::on(2, 13)])]);
         let node_port = case.node_port(1);
-        let elsewhere: IpAddr = match case.family {
-            Family::V4 => Ipv4Addr::new(203, 0, 113, 9).into(),
-            Family::V6 => "2001:db8:9::9".parse().expect("an address"),
+        let (family, elsewhere, pods, gateway) = match case.family {
+            Family::V4 => ("-4", "203.0.113.9", "10.244.2.0/24", "192.168.77.1"),
+            Family::V6 => ("-6", "2001:db8:9::9", "fd00:10:244:2::/64", "fd00:77::1"),
         };
+        // In the bench's network namespace, which this thread is in.
+        let route = format!("route add {pods} via {gateway} table 77");
+        let rule = format!("rule add from {elsewhere} lookup 77");
+        ip(family, &route);
+        ip(family, &rule);
+        let elsewhere: IpAddr = elsewhere.parse().expect("an address");
         for (client, mac) in [
             (case.client(KEPT_PORT), NODE2_MAC),
             ((elsewhere, KEPT_PORT + 1).into(), GATEWAY_MAC),
@@ -330,7 +336,18 @@ fn packets_leave_by_the_route_of_their_client() {
             let expected = sent_again(expected.to(case.backend(2, 13)), mac);
             bench.check(program, &next, Verdict::Out, &expected, &[Redirected]);
         }
+        ip(family, &rule.replace("add", "del"));
+        ip(family, &route.replace("add", "del"));
     });
+}
+
+/// Runs an `ip` command.
+fn ip(family: &str, command: &str) {
+    let status = Command::new("ip")
+        .arg(family)
+        .args(command.split(' '))
+        .status();
+    assert!(status.expect("ip").success(), "ip {family} {command}");
 }
 
 /// A packet that somebody has marked may have a route of its own: the kernel is asked for it.

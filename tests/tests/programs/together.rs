@@ -3,10 +3,11 @@
 use std::{
     hint,
     net::SocketAddr,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     thread,
 };
 
+use lb_agent::dataplane::bpf::Known;
 use lb_tests::programs::{
     Bench, Case, FLOWS_MAX, Frame, Kernel, Packet, Pod, Program, Service, Verdict, each_case,
 };
@@ -184,5 +185,75 @@ fn answer_that_meets_the_packet_that_confirms_its_connection_reaches_the_client(
             || connection.is_answered(other, way),
         );
         assert_eq!([there, again], [way, back], "{connection:?}");
+    });
+}
+
+/// Says that it is over, also when the test has failed.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+/// Makes anew what programs can know, again and again, until it `is_over`: as the agent does, after a time in which every
+/// program has ended that ran before, which `runs` counts. Counts the `times`.
+fn renew(known: &Known, runs: &AtomicUsize, times: &AtomicUsize, is_over: &AtomicBool) {
+    loop {
+        known.begin();
+        let before = runs.load(Ordering::Acquire);
+        while runs.load(Ordering::Acquire) < before + 2 {
+            if is_over.load(Ordering::Acquire) {
+                return;
+            }
+            thread::yield_now();
+        }
+        known.finish().expect("find out what there is");
+        times.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
+#[test]
+fn no_connection_is_forgotten_while_what_can_be_known_is_made_anew() {
+    each_case(|bench, case| {
+        for walk in WALKS {
+            bench.clear();
+            bench.serve(&[Service::new(1, [Pod::on(2, 14)])]);
+            let (known, mut kernel) = (bench.known(), kernel(bench));
+            let (runs, times) = (AtomicUsize::new(0), AtomicUsize::new(0));
+            let is_over = AtomicBool::new(false);
+            let counted = || runs.fetch_add(1, Ordering::AcqRel);
+            thread::scope(|scope| {
+                let _over = Over(&is_over);
+                let renewing = scope.spawn(|| renew(&known, &runs, &times, &is_over));
+                for first in (0..CONNECTIONS).step_by(AT_ONCE.into()) {
+                    let all = first..first + AT_ONCE;
+                    let all = all.map(|number| Connection::new(walk, case, number));
+                    let mut ways = Vec::new();
+                    for connection in all.clone() {
+                        let way = connection.opens(&mut kernel);
+                        connection.is_answered(&mut kernel, way);
+                        // Confirmed, its record is another map's.
+                        connection.goes_on(&mut kernel);
+                        ways.push(way);
+                        counted();
+                    }
+                    for (connection, way) in all.zip(ways) {
+                        assert_eq!(connection.opens(&mut kernel), way, "{connection:?}");
+                        counted();
+                    }
+                    assert_eq!(bench.flows().len(), usize::from(AT_ONCE), "none is doubled");
+                    bench.forget_connections();
+                    // Once for each lot at least. No program runs meanwhile.
+                    let wanted = usize::from(first / AT_ONCE);
+                    while times.load(Ordering::Acquire) <= wanted {
+                        assert!(!renewing.is_finished(), "renewals have failed");
+                        counted();
+                        thread::yield_now();
+                    }
+                }
+            });
+        }
     });
 }

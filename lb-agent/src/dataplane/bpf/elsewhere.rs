@@ -11,6 +11,7 @@ use lb_common::{
 
 use super::{
     error::Error,
+    known::Bits,
     pins::Pins,
     raw::{Put, RawMap},
 };
@@ -33,17 +34,20 @@ pub struct Elsewhere {
 ///
 /// # Errors
 ///
-/// [`Error::Map`] if a map cannot be changed.
+/// [`Error::Map`] if a map cannot be changed, [`Error::Mmap`] if `KNOWN` cannot be.
 pub fn leave(pin_dir: &Path, connections: &[Elsewhere], expires_tick: u64) -> Result<usize, Error> {
     let live = Pins::at(pin_dir, LAYOUT_VERSION);
     let [pins, flows] = [RawMap::pinned(PINS, &live)?, RawMap::pinned(FLOWS, &live)?];
+    let known = Bits::open(&live)?;
     let room = pins.spec.max_entries as usize / SHARE;
     let connections = connections.get(..room).unwrap_or(connections);
     for connection in connections {
         let pin = connection.forward.pin();
+        known.note_pin(&pin);
         put(&pins, bytes_of(&pin), bytes_of(&Pin::ELSEWHERE))?;
         if connection.reply.dst != connection.forward.src {
             let (key, flow) = taken(connection, expires_tick);
+            known.note_flow(&key);
             put(&flows, bytes_of(&key), bytes_of(&flow))?;
         }
     }

@@ -9,8 +9,8 @@ use aya::{
 };
 use caps::{CapSet, Capability};
 use lb_common::{
-    DatapathConfig,
-    maps::{ESTABLISHED, FRONTEND_INDEX, MapSpec},
+    DatapathConfig, known,
+    maps::{ESTABLISHED, FRONTEND_INDEX, KNOWN, MapSpec},
 };
 
 use super::{
@@ -91,6 +91,8 @@ fn load_object(object: &[u8], options: &Options, pins: &Pins) -> Result<Ebpf, Er
     });
     let mut loader = EbpfLoader::new();
     loader.override_global("CONFIG", &config, true);
+    let known_words = known::side_words(elements(KNOWN));
+    loader.override_global("KNOWN_WORDS", &known_words, true);
     for spec in &options.maps {
         loader
             .map_max_entries(spec.name, spec.max_entries)

@@ -24,6 +24,7 @@ use super::{
     error::{Error, is_absent},
     failpoint,
     index::Index,
+    known::Bits,
     pins::Pins,
     ranges::Ranges,
     words::Words,
@@ -57,11 +58,12 @@ pub(super) struct Tables {
     slots: Arena,
     addresses: Addresses,
     index: Index,
+    known: Bits,
 }
 
 impl Tables {
-    /// Takes the maps out of `ebpf`; `index` says what its frontends are.
-    pub(super) fn take(ebpf: &mut Ebpf, index: Index) -> Result<Self, Error> {
+    /// Takes the maps out of `ebpf`; `index` says what its frontends are, and `known` which connections it can know.
+    pub(super) fn take(ebpf: &mut Ebpf, index: Index, known: Bits) -> Result<Self, Error> {
         Ok(Self {
             frontends: Table::take(ebpf, FRONTENDS)?,
             interfaces: Table::take(ebpf, INTERFACES)?,
@@ -76,6 +78,7 @@ impl Tables {
             slots: Arena::new(words(ebpf, SLOTS)?),
             addresses: Addresses::new(words(ebpf, ADDRESSES)?),
             index,
+            known,
         })
     }
 }
@@ -330,6 +333,7 @@ impl Dataplane for BpfDataplane {
             opening,
             pins,
             slots,
+            known,
             ..
         } = &mut self.tables;
         let (mut lost, mut newest) = (Vec::new(), 0);
@@ -359,6 +363,7 @@ impl Dataplane for BpfDataplane {
         for (key, flow) in opening.iter().chain(&lost) {
             failpoint::pass();
             let (key, pin) = pin_of(key, flow);
+            known.note_pin(&key);
             pins.put(&key, &pin)?;
         }
         Ok(())

@@ -19,6 +19,7 @@ mod features;
 mod filter;
 mod index;
 pub mod kernel;
+mod known;
 mod layout;
 mod link;
 mod load;
@@ -58,6 +59,7 @@ pub use self::{
     entries::{pinned_entries, pinned_sockets},
     error::Error,
     features::{Feature, features},
+    known::Known,
     layout::Difference,
     lock::{Lock, lock},
     maps::{pinned_backends, pinned_counters, pinned_frontends},
@@ -66,7 +68,7 @@ pub use self::{
     sweep::{Sweeper, Swept},
     verify::{BrokenLink, Fault},
 };
-use self::{index::Index, maps::Tables, pins::Pins};
+use self::{index::Index, known::Bits, maps::Tables, pins::Pins};
 
 /// How the programs are loaded and attached.
 #[derive(Clone, Debug)]
@@ -136,7 +138,10 @@ pub fn open(object: &[u8], options: &Options) -> Result<BpfDataplane, Error> {
         has_sockets,
     } = carry::open(object, options)?;
     addresses::complete(&pins)?;
-    let tables = Tables::take(&mut ebpf, Index::open(&pins)?)?;
+    let known = Bits::open(&pins)?;
+    // An earlier version, which may have been here since, notes nothing.
+    known.distrust();
+    let tables = Tables::take(&mut ebpf, Index::open(&pins)?, known)?;
     if !has_sockets {
         sockets::sync(&mut ebpf, &pins, options.cgroup.as_deref())?;
     }

@@ -18,6 +18,8 @@ pub(super) struct Words {
 
 // SAFETY: the mapping belongs to the process, not to a thread, and is only accessed atomically.
 unsafe impl Send for Words {}
+// SAFETY: as above.
+unsafe impl Sync for Words {}
 
 impl Words {
     /// Maps the `len` elements of the array `fd` (`BPF_F_MMAPABLE`, 8-byte values).

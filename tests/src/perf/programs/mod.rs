@@ -314,6 +314,7 @@ impl Rig {
         self.kernel.take_flows().context("empty FLOWS")?;
         self.kernel.take_opening().context("empty OPENING")?;
         self.kernel.take_pins().context("empty PINS")?;
+        self.bench.renew_known();
         Ok(())
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use lb_common::maps::{
     ADDRESSES, AFFINITY, COUNTERS, DROPS, ESTABLISHED, EVENTS, FLOWS, FRAGMENTS, FRONTEND_COPIES,
-    FRONTEND_INDEX, FRONTENDS, HELD, Kind, LAST_DROPS, MapSpec, OPENING, OPENING_PINS, PINS,
+    FRONTEND_INDEX, FRONTENDS, HELD, KNOWN, Kind, LAST_DROPS, MapSpec, OPENING, OPENING_PINS, PINS,
     SERVICE_NETS, SOCKETS,
 };
 
@@ -172,6 +172,8 @@ fn way(map: &str) -> Way {
         EVENTS | LAST_DROPS => Way::Fresh,
         // Left again by the next packets.
         ESTABLISHED => Way::Fresh,
+        // The agent finds it out.
+        KNOWN => Way::Fresh,
         // What `FRONTENDS` says, and each is of no use without the other.
         FRONTEND_INDEX | FRONTEND_COPIES => Way::Fresh,
         SERVICE_NETS => Way::CopyLast,
@@ -183,7 +185,7 @@ fn way(map: &str) -> Way {
 fn follows(map: &str) -> Option<&'static str> {
     match map {
         FRONTEND_INDEX | FRONTEND_COPIES => Some(FRONTENDS),
-        ESTABLISHED => Some(FLOWS),
+        ESTABLISHED | KNOWN => Some(FLOWS),
         _ => None,
     }
 }
@@ -208,7 +210,7 @@ fn room(spec: &MapSpec, way: Way) -> u32 {
 fn is_apart(map: &str) -> bool {
     matches!(
         map,
-        FLOWS | OPENING | ESTABLISHED | SERVICE_NETS | FRONTEND_INDEX | FRONTEND_COPIES
+        FLOWS | OPENING | ESTABLISHED | KNOWN | SERVICE_NETS | FRONTEND_INDEX | FRONTEND_COPIES
     )
 }
 
@@ -262,6 +264,7 @@ mod tests {
             (FLOWS, Way::Follow),
             (OPENING, Way::Follow),
             (ESTABLISHED, Way::Fresh),
+            (KNOWN, Way::Fresh),
             (SERVICE_NETS, Way::CopyLast),
         ];
         assert_eq!(ways(&plan), expected);
@@ -288,7 +291,7 @@ mod tests {
             kept.to_string()
         };
         assert_eq!(
-            of(FLOWS, &[ESTABLISHED]),
+            of(FLOWS, &[ESTABLISHED, KNOWN]),
             "FLOWS keeps its capacity of 1048576: 1048576 are taken, and 524288 are wanted"
         );
         assert_eq!(
