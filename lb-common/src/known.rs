@@ -2,14 +2,18 @@
 //!
 //! As in [`addresses`](crate::addresses), a bit stands for all keys of a hash, and is set before an element is
 //! inserted. But these elements come and go. So there are two sides: bits are set in both, and programs ask the one
-//! that the first word names. The agent makes the other one anew now and then. It clears that, waits until every program
+//! that [`ASKED`] names. The agent makes the other one anew now and then. It clears that, waits until every program
 //! has ended that may have set a bit there before, sets the bits of all elements that there are, and then lets programs ask
 //! it. Whoever inserts meanwhile sets bits that stay; an agent that dies in between leaves a side that nobody asks.
 
 use crate::{FlowKey, flow::PinKey, hash};
 
-/// Words before those of the first side, as many as a cache line has. The first one names the side that is asked.
+/// Words before those of the first side, as many as a cache line has.
 pub const HEADER: u32 = 8;
+/// Index of the word that names the [`Side`] that programs ask.
+pub const ASKED: u32 = 0;
+/// Index of the word that is 1 once no programs run but those that set bits; before, no side is to be asked.
+pub const NOTED: u32 = 1;
 
 /// Flows that there is room for, for each word of a side: two bits for each. More bits would be in vain less often,
 /// and lie in more pages, whose addresses a processor does not remember.

@@ -8,7 +8,7 @@ use core::{
 
 use lb_common::{
     FlowKey, PinKey,
-    known::{Point, Side},
+    known::{ASKED, Point, Side},
 };
 
 use crate::maps::{KNOWN, KNOWN_WORDS};
@@ -45,7 +45,7 @@ pub(crate) fn note_pin(key: &PinKey) {
 fn may_have(point: Point, words: u32) -> bool {
     // Before the first word is read: what it is made of takes more of the small stack.
     let point = black_box(point);
-    let Some(side) = word(0).and_then(|name| Side::named_by(read(name))) else {
+    let Some(side) = word(ASKED).and_then(|name| Side::named_by(read(name))) else {
         return true;
     };
     word(point.index(side, words)).is_none_or(|word| read(word) & point.mask != 0)

@@ -168,8 +168,7 @@ impl Renewal {
     fn go_on(&mut self) {
         match self.begun {
             None => {
-                self.known.begin();
-                self.begun = Some(Instant::now());
+                self.begun = self.known.begin().then(Instant::now);
             }
             // A program takes microseconds, unless its processor is taken away.
             Some(begun) if begun.elapsed() >= GRACE => {

@@ -2,7 +2,7 @@
 
 use aya::maps::{Array, Map, MapData};
 use bytemuck::Zeroable as _;
-use lb_agent::dataplane::bpf::Known;
+use lb_agent::{dataplane::bpf::Known, interfaces::State};
 use lb_common::{
     Flow,
     known::{Point, Side, side_words},
@@ -43,21 +43,24 @@ fn known(words: &Array<MapData, u64>) -> [Vec<u16>; 2] {
 #[test]
 fn connections_are_noted_anew_on_the_side_that_nobody_asks() {
     let pins = PinDir::new();
-    let dataplane = pins.open();
+    let mut dataplane = pins.open();
     let (words, mut flows) = (words(&pins), records(&pins, FLOWS));
     assert_eq!(asked(&words), None, "nothing is known at first");
     let anew = Known::open(&pins.0).unwrap();
     for number in [1, 2] {
         put_at(&mut flows, key(number), Flow::zeroed());
     }
-    anew.begin();
+    assert!(!anew.begin(), "programs of an earlier version may run");
+    let synced = dataplane.sync_attachments(&State::default());
+    assert!(synced.failed.is_empty());
+    assert!(anew.begin());
     anew.finish().unwrap();
     assert_eq!(asked(&words), Some(Side::Left));
     assert_eq!(known(&words), [vec![1, 2], vec![]]);
 
     remove(&mut flows, key(1));
     put_at(&mut flows, key(3), Flow::zeroed());
-    anew.begin();
+    assert!(anew.begin());
     assert_eq!(
         asked(&words),
         Some(Side::Left),
@@ -67,11 +70,12 @@ fn connections_are_noted_anew_on_the_side_that_nobody_asks() {
     assert_eq!(asked(&words), Some(Side::Right));
     assert_eq!(known(&words), [vec![1, 2], vec![2, 3]]);
 
-    anew.begin();
+    assert!(anew.begin());
     assert_eq!(known(&words), [vec![], vec![2, 3]]);
 
     // Whoever was there since the last agent may have noted nothing.
     drop(dataplane);
     let _next = pins.open();
     assert_eq!(asked(&words), None);
+    assert!(!anew.begin());
 }

@@ -8,13 +8,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use lb_agent::{
     dataplane::{
         Dataplane as _,
         bpf::{self, BpfDataplane, Known, Options, TcMode, XdpMode, kernel},
     },
     desired::{NodeView, Rejection},
+    interfaces::State,
     model::Model,
     object,
     reconcile::Reconciler,
@@ -34,8 +35,7 @@ use crate::lab::{Netns, preflight};
 
 /// What XDP leaves in front of a packet that tc on the same device is to leave alone.
 ///
-/// That tc does leave it alone is for the end-to-end tests: `BPF_PROG_TEST_RUN` takes no metadata
-/// for an skb.
+/// That tc does leave it alone is for the end-to-end tests: `BPF_PROG_TEST_RUN` takes no metadata for an skb.
 pub(super) const FINISHED: u32 = 0x6c62_f001;
 
 /// The node under test; see the [module](super).
@@ -136,7 +136,10 @@ impl Bench {
             discards_unknown_layouts: false,
             stop_after: None,
         };
-        let dataplane = bpf::open(object::LB, &options)?;
+        let mut dataplane = bpf::open(object::LB, &options)?;
+        // Nothing is attached, so that there are no programs but these.
+        let synced = dataplane.sync_attachments(&State::default());
+        ensure!(synced.failed.is_empty(), "{:?}", synced.failed);
         let mut bench = Self {
             devices,
             reconciler: Reconciler::new(dataplane, config.seed)?,

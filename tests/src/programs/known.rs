@@ -13,7 +13,7 @@ impl Bench {
     ///
     /// If a map cannot be read.
     pub fn renew_known(&mut self) {
-        self.known.begin();
+        assert!(self.known.begin(), "nobody notes nothing");
         self.known.finish().expect("find out what there is");
     }
 

@@ -5,6 +5,7 @@ mod carry;
 mod demo;
 mod health;
 mod http;
+mod known;
 mod kubernetes;
 mod lifecycle;
 mod mode;

@@ -201,7 +201,7 @@ impl Drop for Over<'_> {
 /// program has ended that ran before, which `runs` counts. Counts the `times`.
 fn renew(known: &Known, runs: &AtomicUsize, times: &AtomicUsize, is_over: &AtomicBool) {
     loop {
-        known.begin();
+        assert!(known.begin(), "nobody notes nothing");
         let before = runs.load(Ordering::Acquire);
         while runs.load(Ordering::Acquire) < before + 2 {
             if is_over.load(Ordering::Acquire) {

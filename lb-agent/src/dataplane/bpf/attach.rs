@@ -74,6 +74,12 @@ impl BpfDataplane {
                 synced.failed.push(error);
             }
         }
+        if self
+            .attachments()
+            .is_ok_and(|all| all.is_subset(&self.current))
+        {
+            self.tables.known.trust();
+        }
         synced
     }
 

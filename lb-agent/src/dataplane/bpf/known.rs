@@ -35,9 +35,15 @@ impl Bits {
         })
     }
 
-    /// Lets programs ask no side: somebody may have inserted elements who knows of none.
+    /// Lets programs ask no side: there may be some that insert elements and set no bits, as an earlier version's.
     pub(super) fn distrust(&self) {
-        self.name(0);
+        self.write(known::NOTED, 0);
+        self.write(known::ASKED, 0);
+    }
+
+    /// Says that there are no such programs (any more).
+    pub(super) fn trust(&self) {
+        self.write(known::NOTED, 1);
     }
 
     /// Notes that `FLOWS` is to have a key. To be called before it has it.
@@ -65,14 +71,17 @@ impl Bits {
 
     /// The side that programs do not ask.
     fn spare(&self) -> Side {
-        let name = self.all.as_slice().first();
-        let asked = name.and_then(|name| Side::named_by(name.load(Ordering::SeqCst)));
-        asked.map_or(Side::Left, Side::other)
+        Side::named_by(self.read(known::ASKED)).map_or(Side::Left, Side::other)
     }
 
-    fn name(&self, name: u64) {
-        if let Some(word) = self.all.as_slice().first() {
-            word.store(name, Ordering::SeqCst);
+    fn read(&self, index: u32) -> u64 {
+        let word = self.all.as_slice().get(index as usize);
+        word.map_or(0, |word| word.load(Ordering::SeqCst))
+    }
+
+    fn write(&self, index: u32, value: u64) {
+        if let Some(word) = self.all.as_slice().get(index as usize) {
+            word.store(value, Ordering::SeqCst);
         }
     }
 
@@ -107,9 +116,15 @@ impl Known {
     }
 
     /// Clears the side that nobody asks. Programs that run now may have noted there what they have not
-    /// inserted yet: [`finish`](Self::finish) is for later, when all of them have ended.
-    pub fn begin(&self) {
-        self.bits.clear(self.bits.spare());
+    /// inserted yet: [`finish`](Self::finish) is for later, when all of them have ended. False, and nothing is
+    /// done, as long as there may be programs that note nothing.
+    #[must_use]
+    pub fn begin(&self) -> bool {
+        let is_noted = self.bits.read(known::NOTED) != 0;
+        if is_noted {
+            self.bits.clear(self.bits.spare());
+        }
+        is_noted
     }
 
     /// Notes all that there is on that side, and lets programs ask it.
@@ -126,7 +141,7 @@ impl Known {
             });
             noted.map_err(|source| Error::of_map("read", map.spec.name, source))?;
         }
-        self.bits.name(side as u64);
+        self.bits.write(known::ASKED, side as u64);
         Ok(())
     }
 

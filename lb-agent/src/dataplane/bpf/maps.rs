@@ -58,7 +58,7 @@ pub(super) struct Tables {
     slots: Arena,
     addresses: Addresses,
     index: Index,
-    known: Bits,
+    pub(super) known: Bits,
 }
 
 impl Tables {

@@ -139,7 +139,7 @@ pub fn open(object: &[u8], options: &Options) -> Result<BpfDataplane, Error> {
     } = carry::open(object, options)?;
     addresses::complete(&pins)?;
     let known = Bits::open(&pins)?;
-    // An earlier version, which may have been here since, notes nothing.
+    // An earlier version's programs, which may be there still, note nothing.
     known.distrust();
     let tables = Tables::take(&mut ebpf, Index::open(&pins)?, known)?;
     if !has_sockets {
