@@ -108,6 +108,8 @@ struct Listener {
     part: Part,
     /// Whether the agent has said what is missing.
     is_told: bool,
+    /// Whether it is being told what has failed, and why.
+    is_failing: bool,
 }
 
 impl Listener {
@@ -120,6 +122,7 @@ impl Listener {
             told,
             part: Part::Boot,
             is_told: false,
+            is_failing: false,
         }
     }
 
@@ -134,7 +137,8 @@ impl Listener {
     }
 
     fn note(&mut self, line: &str) {
-        if line.starts_with("test ") {
+        self.is_failing = line == "failures:" || self.is_failing && !line.starts_with("test ");
+        if line.starts_with("test ") || self.is_failing {
             println!("  {line}");
         }
         if let Some(lacking) = lacking(line) {
