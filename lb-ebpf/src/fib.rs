@@ -6,7 +6,7 @@ use crate::maps::fib_query;
 use aya_ebpf::{
     bindings::{
         BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS,
-        bpf_fib_lookup,
+        bpf_fib_lookup, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1,
     },
     helpers::generated,
 };
@@ -67,6 +67,34 @@ pub(crate) fn look_up(ctx: *mut c_void, ifindex: u32, parsed: &Parsed, dst: Addr
         BPF_FIB_LKUP_RET_NO_NEIGH => Answer::Device(query.ifindex),
         _ => Answer::None,
     }
+}
+
+/// Sends a packet out by a device, to the next hop that the last answer named. The kernel resolves the neighbour, and
+/// does not ask for the route again: it would ask with what has become of the packet, and no ports.
+#[inline(always)]
+pub(crate) fn redirect(ifindex: u32) -> Option<i32> {
+    let query = fib_query()?;
+    if query.ifindex != ifindex {
+        return None;
+    }
+    // SAFETY: words of the structure, which the kernel has filled; of IPv4, it reads the first one only.
+    let [a, b, c, d] = unsafe { query.__bindgen_anon_4.ipv6_dst };
+    let mut next = bpf_redir_neigh {
+        nh_family: query.family.into(),
+        __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 {
+            ipv6_nh: [a, b, c, d],
+        },
+    };
+    // SAFETY: `next` is a valid structure of the size that is passed.
+    let verdict = unsafe {
+        generated::bpf_redirect_neigh(
+            ifindex,
+            &raw mut next,
+            size_of::<bpf_redir_neigh>() as i32,
+            0,
+        )
+    };
+    Some(verdict as i32)
 }
 
 /// Largest IP packet that every link takes (RFC 8200, section 5): smaller ones need no check.

@@ -351,12 +351,15 @@ fn out<F: Family, P: Program>(run: &mut Run<Skb, P>, scratch: &Scratch, offsets:
     verdict
 }
 
-/// Sends the packet to the neighbour that its flow remembers. The kernel does it instead, which asks for the route
-/// again, where no neighbour is known; once a second, so that it learns that this one is in use, and asks whether it
-/// still is there; and where the packet has a mark, which may have a route of its own.
+/// Sends the packet to the neighbour that its flow remembers. The kernel does it instead where no neighbour is known; once
+/// a second, so that it learns that this one is in use, and asks whether it still is there; and where the packet has a
+/// mark, which may have a route of its own.
 #[inline(always)]
 fn leave<P: Program>(run: &mut Run<Skb, P>, scratch: &Scratch) -> Option<i32> {
-    if scratch.has_asked != 0 || !scratch.hop.has_neighbour() || run.ctx.is_marked() {
+    if run.ctx.is_marked() {
+        return Some(route(scratch));
+    }
+    if scratch.has_asked != 0 || !scratch.hop.has_neighbour() {
         return Some(forward(scratch));
     }
     rewrite::set_macs(&mut run.ctx, scratch.hop.by_words().macs)?;
@@ -364,9 +367,23 @@ fn leave<P: Program>(run: &mut Run<Skb, P>, scratch: &Scratch) -> Option<i32> {
     Some(unsafe { bpf_redirect(scratch.hop.ifindex, 0) as i32 })
 }
 
-/// Sends the packet out by the hop of its flow, to whatever neighbour is there.
-#[inline(always)]
+/// Sends the packet out by the device of its flow's hop: to the next hop that the routing table has just named, or to the
+/// one that the kernel finds.
+///
+/// Out of line: the stack of all calls together is small.
+#[inline(never)]
 pub(crate) fn forward(scratch: &Scratch) -> i32 {
+    if scratch.has_asked != 0
+        && let Some(verdict) = fib::redirect(scratch.hop.ifindex)
+    {
+        return verdict;
+    }
+    route(scratch)
+}
+
+/// Sends the packet out by the device of its flow's hop, to the next hop that the kernel finds.
+#[inline(always)]
+fn route(scratch: &Scratch) -> i32 {
     // SAFETY: no next hop is passed: the kernel looks it up, and resolves the neighbour.
     unsafe { bpf_redirect_neigh(scratch.hop.ifindex, ptr::null_mut(), 0, 0) as i32 }
 }

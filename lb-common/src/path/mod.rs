@@ -191,7 +191,7 @@ pub struct Scratch {
     pub snat: Addr,
     /// Next hop of the flow.
     pub hop: Hop,
-    /// Whether the routing table was asked for it, now.
+    /// Whether the routing table has just answered with a hop.
     pub has_asked: u32,
     /// What the packet's source becomes.
     pub src: Endpoint,

@@ -261,9 +261,11 @@ fn way_out<E: Env>(env: &E, scratch: &mut Scratch) -> Opened {
         scratch.snat = Addr::unspecified();
         return Opened::Send;
     }
-    scratch.has_asked = 1;
     match env.route(&scratch.parsed, scratch.leg.addr) {
-        Route::Via(hop) => scratch.hop = hop,
+        Route::Via(hop) => {
+            scratch.has_asked = 1;
+            scratch.hop = hop;
+        }
         Route::Defer => return Opened::Defer,
         Route::Unreachable => return Opened::Unroutable,
     }

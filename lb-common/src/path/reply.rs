@@ -87,12 +87,15 @@ pub fn unsnat<E: Env>(env: &mut E, scratch: &mut Scratch) -> Option<Action> {
         flow.snat.to_wire_words() == tuple.dst.to_wire_words()
     })?;
     if due || scratch.hop.ifindex == 0 {
-        scratch.has_asked = 1;
         let hop = match env.route(&scratch.parsed, scratch.dst.addr) {
-            Route::Via(hop) => hop,
+            Route::Via(hop) => {
+                scratch.has_asked = 1;
+                hop
+            }
             // A later hook asks again.
             Route::Defer => Hop::device(0),
-            Route::Unreachable => scratch.hop.by_words(),
+            // As for what goes to a backend.
+            Route::Unreachable => Hop::device(scratch.hop.ifindex),
         };
         scratch.hop = hop;
         if let Some(flow) = env.look_up(&scratch.key) {

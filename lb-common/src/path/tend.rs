@@ -71,11 +71,14 @@ fn confirm<E: Env>(env: &mut E, scratch: &mut Scratch) {
 /// changed. Where this hook cannot tell, the record forgets it, so that a later hook asks.
 #[inline(never)]
 fn renew<E: Env>(env: &mut E, scratch: &mut Scratch) {
-    scratch.has_asked = 1;
     scratch.hop = match env.route(&scratch.parsed, scratch.leg.addr) {
-        Route::Via(hop) => hop,
+        Route::Via(hop) => {
+            scratch.has_asked = 1;
+            hop
+        }
         Route::Defer => Hop::device(0),
-        Route::Unreachable => return,
+        // Nobody goes on to a neighbour to whom no route leads any more: the kernel says what it has against it.
+        Route::Unreachable => Hop::device(scratch.hop.ifindex),
     };
     keep_hop(env, scratch);
 }

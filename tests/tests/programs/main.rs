@@ -20,6 +20,7 @@ mod kept;
 mod limited;
 mod outside;
 mod pieces;
+mod routes;
 mod snat;
 mod together;
 mod untouched;

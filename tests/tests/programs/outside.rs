@@ -1,7 +1,5 @@
 //! A client outside of the cluster dials a NodePort.
 
-use std::{net::IpAddr, process::Command};
-
 use lb_common::{
     Hop,
     counter::Outcome::{
@@ -11,8 +9,8 @@ use lb_common::{
     wire::tcp::{ACK, FIN},
 };
 use lb_tests::programs::{
-    Answer, Bench, Case, Family, Frame, GATEWAY_MAC, NODE2_MAC, Packet, Pod, Program, Service,
-    Transport, UPLINK_MAC, Verdict, each_case, each_case_on_the_wire, on_bench,
+    Answer, Bench, Case, Family, GATEWAY_MAC, NODE2_MAC, Packet, Pod, Program, Service, Transport,
+    UPLINK_MAC, Verdict, each_case, each_case_on_the_wire, on_bench,
 };
 
 /// A port that a SNATed client keeps, because it lies in the range of SNAT.
@@ -306,72 +304,6 @@ fn xdp_leaves_a_packet_untouched_whose_neighbour_is_unknown_and_tc_sends_it() {
         );
         let next = case.following(case.client(KEPT_PORT), case.node_port(1));
         bench.check(Program::Xdp, &next, Verdict::Next, &next, &[Deferred]);
-    });
-}
-
-/// Netfilter masquerades when the route is known, too.
-#[test]
-fn packets_leave_by_the_route_of_their_client() {
-    each_case_on_the_wire(|bench, case, program| {
-        bench.serve(&[Service::new(1, [Pod::on(2, 13)])]);
-        let node_port = case.node_port(1);
-        let (family, elsewhere, pods, gateway) = match case.family {
-            Family::V4 => ("-4", "203.0.113.9", "10.244.2.0/24", "192.168.77.1"),
-            Family::V6 => ("-6", "2001:db8:9::9", "fd00:10:244:2::/64", "fd00:77::1"),
-        };
-        // In the bench's network namespace, which this thread is in.
-        let route = format!("route add {pods} via {gateway} table 77");
-        let rule = format!("rule add from {elsewhere} lookup 77");
-        ip(family, &route);
-        ip(family, &rule);
-        let elsewhere: IpAddr = elsewhere.parse().expect("an address");
-        for (client, mac) in [
-            (case.client(KEPT_PORT), NODE2_MAC),
-            ((elsewhere, KEPT_PORT + 1).into(), GATEWAY_MAC),
-        ] {
-            let first = case.opening(client, node_port);
-            bench.run_checked(program, &first, Verdict::Out, &[NewFlow, Redirected]);
-            let next = case.following(client, node_port);
-            let expected = next.clone().from(case.snat(client.port()));
-            let expected = sent_again(expected.to(case.backend(2, 13)), mac);
-            bench.check(program, &next, Verdict::Out, &expected, &[Redirected]);
-        }
-        ip(family, &rule.replace("add", "del"));
-        ip(family, &route.replace("add", "del"));
-    });
-}
-
-/// Runs an `ip` command.
-fn ip(family: &str, command: &str) {
-    let status = Command::new("ip")
-        .arg(family)
-        .args(command.split(' '))
-        .status();
-    assert!(status.expect("ip").success(), "ip {family} {command}");
-}
-
-/// A packet that somebody has marked may have a route of its own: the kernel is asked for it.
-#[test]
-fn marked_packet_is_left_to_the_kernel_to_find_its_neighbour() {
-    each_case(|bench, case| {
-        open_remote(bench, case, Program::WireIngress);
-        let packet = case.following(case.client(KEPT_PORT), case.node_port(1));
-        let expected = packet.clone().from(case.snat(KEPT_PORT));
-        let expected = expected.to(case.backend(2, 13));
-        let mut kernel = bench.kernel().expect("the programs");
-        for (mark, expected) in [
-            (0, sent_again(expected.clone(), NODE2_MAC)),
-            (7, expected.routed()),
-        ] {
-            let bytes = packet.bytes();
-            let frame = Frame {
-                mark,
-                ..Frame::of(&bytes)
-            };
-            let verdict = kernel.run(Program::WireIngress, frame).expect("a run");
-            assert_eq!(verdict, Verdict::Out);
-            assert_eq!(kernel.out(), expected.bytes(), "mark {mark}");
-        }
     });
 }
 

@@ -74,10 +74,8 @@ impl BpfDataplane {
                 synced.failed.push(error);
             }
         }
-        if self
-            .attachments()
-            .is_ok_and(|all| all.is_subset(&self.current))
-        {
+        let is_ours = |all: BTreeSet<Attachment>| all.is_subset(&self.current);
+        if synced.failed.is_empty() && self.attachments().is_ok_and(is_ours) {
             self.tables.known.trust();
         }
         synced

@@ -1,6 +1,9 @@
 //! Which keys the maps of connections can have (`lb_common::known`): what is noted of them here, and made anew.
 
-use std::{path::Path, sync::atomic::Ordering};
+use std::{
+    path::Path,
+    sync::{Mutex, MutexGuard, PoisonError, atomic::Ordering},
+};
 
 use bytemuck::{AnyBitPattern, pod_read_unaligned};
 use lb_common::{
@@ -97,6 +100,8 @@ impl Bits {
 /// Makes the bits anew, so that those of elements that are gone go, too.
 pub struct Known {
     bits: Bits,
+    /// The side that is being made anew.
+    begun: Mutex<Option<Side>>,
     maps: [RawMap; 3],
 }
 
@@ -111,6 +116,7 @@ impl Known {
         let map = |name| RawMap::pinned(name, &pins);
         Ok(Self {
             bits: Bits::open(&pins)?,
+            begun: Mutex::new(None),
             maps: [map(FLOWS)?, map(PINS)?, map(OPENING_PINS)?],
         })
     }
@@ -120,20 +126,27 @@ impl Known {
     /// done, as long as there may be programs that note nothing.
     #[must_use]
     pub fn begin(&self) -> bool {
-        let is_noted = self.bits.read(known::NOTED) != 0;
-        if is_noted {
-            self.bits.clear(self.bits.spare());
+        let side = (self.bits.read(known::NOTED) != 0).then(|| self.bits.spare());
+        if let Some(side) = side {
+            self.bits.clear(side);
         }
-        is_noted
+        *self.begun() = side;
+        side.is_some()
     }
 
-    /// Notes all that there is on that side, and lets programs ask it.
+    fn begun(&self) -> MutexGuard<'_, Option<Side>> {
+        self.begun.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes all that there is on that side, and lets programs ask it; not if another agent has begun since.
     ///
     /// # Errors
     ///
     /// [`Error::Map`] if a map cannot be read: then they ask the same one as before.
     pub fn finish(&self) -> Result<(), Error> {
-        let side = self.bits.spare();
+        let Some(side) = self.begun().take() else {
+            return Ok(());
+        };
         for map in &self.maps {
             let noted = map.for_each(|key, _| {
                 self.bits.set(side, self.point(map.spec.name, key));
@@ -141,7 +154,9 @@ impl Known {
             });
             noted.map_err(|source| Error::of_map("read", map.spec.name, source))?;
         }
-        self.bits.write(known::ASKED, side as u64);
+        if self.bits.read(known::NOTED) != 0 && self.bits.spare() == side {
+            self.bits.write(known::ASKED, side as u64);
+        }
         Ok(())
     }
 

@@ -16,7 +16,7 @@ mod switch;
 use std::collections::BTreeSet;
 
 use aya::Ebpf;
-use lb_common::maps::MapSpec;
+use lb_common::maps::{KNOWN, MapSpec};
 use tracing::{debug, info, warn};
 
 pub use self::plan::Kept;
@@ -29,6 +29,7 @@ use super::{
     Options, addresses,
     error::Error,
     index::Index,
+    known::Bits,
     layout::{self, Layout},
     load,
     pins::Pins,
@@ -222,6 +223,10 @@ struct Carry<'a> {
 
 impl Carry<'_> {
     fn run(&self, staging: &Pins, is_resumed: bool) -> Result<Opened, Error> {
+        if RawMap::open(KNOWN, &self.source.map(KNOWN))?.is_some() {
+            // New programs note only in their own map what they insert into those that are shared.
+            Bits::open(self.source)?.distrust();
+        }
         self.share(staging)?;
         let options = Options {
             maps: self.plan.specs(),

@@ -1,0 +1,136 @@
+//! By which routes packets for backends of other nodes leave.
+
+use std::{net::IpAddr, process::Command};
+
+use lb_common::counter::Outcome::{NewFlow, Redirected};
+use lb_tests::programs::{
+    Bench, Case, Family, Frame, GATEWAY_MAC, NODE2_MAC, Packet, Pod, Program, Service, UPLINK_MAC,
+    Verdict, each_case, each_case_on_the_wire,
+};
+
+/// A port that a SNATed client keeps, because it lies in the range of SNAT.
+const KEPT_PORT: u16 = 61_234;
+
+/// A packet to the backend that leaves with its neighbour's address.
+fn sent(case: Case, packet: &Packet, client_port: u16, mac: [u8; 6]) -> Packet {
+    translated(case, packet, client_port).macs(mac, UPLINK_MAC)
+}
+
+/// The same, left to the kernel.
+fn translated(case: Case, packet: &Packet, client_port: u16) -> Packet {
+    let packet = packet.clone().from(case.snat(client_port));
+    packet.to(case.backend(2, 13)).routed()
+}
+
+/// Runs an `ip` command in the bench's network namespace, which this thread is in.
+fn ip(family: Family, command: &str) {
+    let family = match family {
+        Family::V4 => "-4",
+        Family::V6 => "-6",
+    };
+    let mut ip = Command::new("ip");
+    let status = ip.arg(family).args(command.split(' ')).status();
+    assert!(status.expect("ip").success(), "ip {family} {command}");
+}
+
+/// The network of node 2's pods.
+fn pods(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "10.244.2.0/24",
+        Family::V6 => "fd00:10:244:2::/64",
+    }
+}
+
+fn open(bench: &mut Bench, case: Case, program: Program) {
+    bench.serve(&[Service::new(1, [Pod::on(2, 13)])]);
+    let first = case.opening(case.client(KEPT_PORT), case.node_port(1));
+    bench.run_checked(program, &first, Verdict::Out, &[NewFlow, Redirected]);
+}
+
+/// Netfilter masquerades when the route is known, too.
+#[test]
+fn packets_leave_by_the_route_of_their_client() {
+    each_case_on_the_wire(|bench, case, program| {
+        bench.serve(&[Service::new(1, [Pod::on(2, 13)])]);
+        let node_port = case.node_port(1);
+        let (elsewhere, gateway) = match case.family {
+            Family::V4 => ("203.0.113.9", "192.168.77.1"),
+            Family::V6 => ("2001:db8:9::9", "fd00:77::1"),
+        };
+        let route = format!("route add {} via {gateway} table 77", pods(case.family));
+        let rule = format!("rule add from {elsewhere} lookup 77");
+        ip(case.family, &route);
+        ip(case.family, &rule);
+        let elsewhere: IpAddr = elsewhere.parse().expect("an address");
+        for (client, mac) in [
+            (case.client(KEPT_PORT), NODE2_MAC),
+            ((elsewhere, KEPT_PORT + 1).into(), GATEWAY_MAC),
+        ] {
+            let first = case.opening(client, node_port);
+            bench.run_checked(program, &first, Verdict::Out, &[NewFlow, Redirected]);
+            let next = case.following(client, node_port);
+            let expected = sent(case, &next, client.port(), mac);
+            bench.check(program, &next, Verdict::Out, &expected, &[Redirected]);
+        }
+        ip(case.family, &rule.replace("add", "del"));
+        ip(case.family, &route.replace("add", "del"));
+    });
+}
+
+/// A packet that somebody has marked may have a route of its own: the kernel is asked for it.
+#[test]
+fn marked_packet_is_left_to_the_kernel_to_find_its_neighbour() {
+    each_case(|bench, case| {
+        open(bench, case, Program::WireIngress);
+        let packet = case.following(case.client(KEPT_PORT), case.node_port(1));
+        let mut kernel = bench.kernel().expect("the programs");
+        for (mark, expected) in [
+            (0, sent(case, &packet, KEPT_PORT, NODE2_MAC)),
+            (7, translated(case, &packet, KEPT_PORT)),
+        ] {
+            let bytes = packet.bytes();
+            let frame = Frame {
+                mark,
+                ..Frame::of(&bytes)
+            };
+            let verdict = kernel.run(Program::WireIngress, frame).expect("a run");
+            assert_eq!(verdict, Verdict::Out);
+            assert_eq!(kernel.out(), expected.bytes(), "mark {mark}");
+        }
+    });
+}
+
+/// The kernel, which is asked for the way, drops what has none.
+#[test]
+fn connection_leaves_a_neighbour_to_whom_no_route_leads_any_more() {
+    each_case(|bench, case| {
+        open(bench, case, Program::WireIngress);
+        let packet = case.following(case.client(KEPT_PORT), case.node_port(1));
+        let check = |bench: &mut Bench, expected: &Packet| {
+            let program = Program::WireIngress;
+            bench.check(program, &packet, Verdict::Out, expected, &[Redirected]);
+        };
+        let by_program = sent(case, &packet, KEPT_PORT, NODE2_MAC);
+        let by_kernel = translated(case, &packet, KEPT_PORT);
+        check(bench, &by_program);
+
+        let via = match case.family {
+            Family::V4 => "192.168.77.12",
+            Family::V6 => "fd00:77::c",
+        };
+        let route = format!("{} via {via}", pods(case.family));
+        let blackhole = format!("blackhole {}", pods(case.family));
+        ip(case.family, &format!("route del {route}"));
+        ip(case.family, &format!("route add {blackhole}"));
+        bench.age(1);
+        // The one that asks, and those that do not.
+        check(bench, &by_kernel);
+        check(bench, &by_kernel);
+
+        ip(case.family, &format!("route del {blackhole}"));
+        ip(case.family, &format!("route add {route}"));
+        bench.age(1);
+        check(bench, &by_kernel);
+        check(bench, &by_program);
+    });
+}
