@@ -150,7 +150,8 @@ impl Watch {
     }
 }
 
-/// Makes anew what programs can know, once in two looks at most.
+/// Makes anew what programs can know of connections: a side is cleared, complete two looks later, and asked; the other one
+/// is not cleared before the next look, when all programs have ended that still asked it.
 struct Renewal {
     known: Known,
     /// Since when the side that nobody asks is clear.
