@@ -1,12 +1,19 @@
 //! What programs can know of connections is made anew, and not trusted where it may be wrong.
 
+use std::{fs, net::Ipv4Addr};
+
 use aya::maps::{Array, Map, MapData};
 use bytemuck::Zeroable as _;
-use lb_agent::{dataplane::bpf::Known, interfaces::State};
+use lb_agent::{
+    dataplane::bpf::{self, Elsewhere, Known},
+    interfaces::State,
+};
 use lb_common::{
-    Flow,
+    Flow, FlowKey, Tuple,
+    flow::edge,
     known::{Point, Side, side_words},
     maps::{FLOWS, KNOWN, LAYOUT_VERSION},
+    protocol,
 };
 
 use super::{
@@ -78,4 +85,53 @@ fn connections_are_noted_anew_on_the_side_that_nobody_asks() {
     let _next = pins.open();
     assert_eq!(asked(&words), None);
     assert!(!anew.begin());
+}
+
+#[test]
+fn nothing_is_made_anew_while_there_is_a_link_of_somebody_else() {
+    let pins = PinDir::new();
+    let mut dataplane = pins.open();
+    let anew = Known::open(&pins.0).unwrap();
+    // One that can neither be taken over nor be removed.
+    let layout = pins.0.join(format!("v{LAYOUT_VERSION}"));
+    let link = layout.join("links/7-pod-ingress");
+    fs::create_dir(&link).unwrap();
+    let synced = dataplane.sync_attachments(&State::default());
+    assert!(!synced.failed.is_empty());
+    assert!(!anew.begin());
+
+    fs::remove_dir(&link).unwrap();
+    let synced = dataplane.sync_attachments(&State::default());
+    assert!(synced.failed.is_empty());
+    assert!(anew.begin());
+}
+
+#[test]
+fn connections_that_are_left_to_netfilter_are_noted_on_both_sides() {
+    let pins = PinDir::new();
+    let _dataplane = pins.open();
+    let words = words(&pins);
+    let tuple = |src: [u8; 4], src_port, dst: [u8; 4], dst_port| Tuple {
+        src: Ipv4Addr::from(src).into(),
+        dst: Ipv4Addr::from(dst).into(),
+        src_port,
+        dst_port,
+        protocol: protocol::TCP,
+    };
+    let connection = Elsewhere {
+        forward: tuple([192, 0, 2, 9], 40_000, [192, 0, 2, 1], 30_080),
+        reply: tuple([10, 0, 1, 2], 80, [192, 0, 2, 1], 61_234),
+    };
+    assert_eq!(bpf::leave(&pins.0, &[connection], 7).unwrap(), 1);
+    let of_side = side_words(words.len());
+    let taken = FlowKey::of_reply(&connection.reply, edge::WIRE_INGRESS);
+    for point in [
+        Point::of_pin(&connection.forward.pin(), of_side),
+        Point::of_flow(&taken, of_side),
+    ] {
+        for side in [Side::Left, Side::Right] {
+            let word = words.get(&point.index(side, of_side), 0).unwrap();
+            assert_ne!(word & point.mask, 0, "{point:?} on {side:?}");
+        }
+    }
 }
