@@ -195,8 +195,8 @@ impl<C, P> FlowStore for Run<C, P> {
     }
 
     #[inline(always)]
-    fn glance(&mut self, key: &FlowKey, none: bool) -> Option<&mut Flow> {
-        let kept = if none && !known::may_have_flow(key) {
+    fn glance(&mut self, key: &FlowKey, is_new: bool) -> Option<&mut Flow> {
+        let kept = if is_new && !known::may_have_flow(key) {
             None
         } else {
             FLOWS.get_ptr_mut(key)

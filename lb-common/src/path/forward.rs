@@ -248,8 +248,8 @@ fn serve<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> Action {
     if goes_by_mark(env, scratch, site) {
         return send(env, scratch, site);
     }
-    let is_first = scratch.parsed.opens();
-    let found = find(env, scratch, site, |env, key| env.glance(key, is_first));
+    let is_new = scratch.parsed.opens();
+    let found = find(env, scratch, site, |env, key| env.glance(key, is_new));
     if found.has(Found::OURS) {
         if scratch.parsed.is_syn() && !found.has(Found::OPENING) && !reopen(env, scratch) {
             return scratch.drops(Outcome::NotAllowed);

@@ -82,9 +82,9 @@ pub trait FlowStore {
     /// Looks a record up, to be read or changed in place.
     fn look_up(&mut self, key: &FlowKey) -> Option<&mut Flow>;
     /// The same for less, where what is missed leads to [`insert_if_absent`](Self::insert_if_absent): one
-    /// that another CPU is promoting at this moment may be missed. Where probably `none` is there, it is first
-    /// asked whether there can be one.
-    fn glance(&mut self, key: &FlowKey, none: bool) -> Option<&mut Flow>;
+    /// that another CPU is promoting at this moment may be missed. Where a flow probably `is_new`, it is asked first
+    /// whether there can be a record that was promoted.
+    fn glance(&mut self, key: &FlowKey, is_new: bool) -> Option<&mut Flow>;
     /// Inserts the record of an opening flow unless its key is there. False if it is, or if there
     /// is no room.
     #[must_use]

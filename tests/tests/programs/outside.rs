@@ -165,7 +165,7 @@ fn reply_to_an_address_that_was_no_source_of_it_passes_untouched() {
     });
 }
 
-fn open_remote(bench: &mut Bench, case: Case, program: Program) {
+pub(crate) fn open_remote(bench: &mut Bench, case: Case, program: Program) {
     bench.serve(&[Service::new(1, [Pod::on(2, 13)])]);
     let first = case.opening(case.client(KEPT_PORT), case.node_port(1));
     bench.run_checked(program, &first, Verdict::Out, &[NewFlow, Redirected]);

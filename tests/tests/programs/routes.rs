@@ -8,6 +8,8 @@ use lb_tests::programs::{
     Verdict, each_case, each_case_on_the_wire,
 };
 
+use crate::outside::open_remote;
+
 /// A port that a SNATed client keeps, because it lies in the range of SNAT.
 const KEPT_PORT: u16 = 61_234;
 
@@ -39,12 +41,6 @@ fn pods(family: Family) -> &'static str {
         Family::V4 => "10.244.2.0/24",
         Family::V6 => "fd00:10:244:2::/64",
     }
-}
-
-fn open(bench: &mut Bench, case: Case, program: Program) {
-    bench.serve(&[Service::new(1, [Pod::on(2, 13)])]);
-    let first = case.opening(case.client(KEPT_PORT), case.node_port(1));
-    bench.run_checked(program, &first, Verdict::Out, &[NewFlow, Redirected]);
 }
 
 /// Netfilter masquerades when the route is known, too.
@@ -81,7 +77,7 @@ fn packets_leave_by_the_route_of_their_client() {
 #[test]
 fn marked_packet_is_left_to_the_kernel_to_find_its_neighbour() {
     each_case(|bench, case| {
-        open(bench, case, Program::WireIngress);
+        open_remote(bench, case, Program::WireIngress);
         let packet = case.following(case.client(KEPT_PORT), case.node_port(1));
         let mut kernel = bench.kernel().expect("the programs");
         for (mark, expected) in [
@@ -104,7 +100,7 @@ fn marked_packet_is_left_to_the_kernel_to_find_its_neighbour() {
 #[test]
 fn connection_leaves_a_neighbour_to_whom_no_route_leads_any_more() {
     each_case(|bench, case| {
-        open(bench, case, Program::WireIngress);
+        open_remote(bench, case, Program::WireIngress);
         let packet = case.following(case.client(KEPT_PORT), case.node_port(1));
         let check = |bench: &mut Bench, expected: &Packet| {
             let program = Program::WireIngress;
