@@ -64,8 +64,9 @@ pub(crate) fn go_on(connections: &mut [Requests], when: &str) {
     }
 }
 
-fn restart_agents_by(signal: Signal) {
-    let mut scene = Scene::new(Stage {
+/// Two nodes, a client's pod, and connections of every kind that go on.
+pub(crate) fn busy() -> (Scene, Pod, Vec<Requests>) {
+    let scene = Scene::new(Stage {
         cluster: Cluster::builder().nodes(2),
         backends: &[0, 1, 1],
         flags: &[],
@@ -73,18 +74,23 @@ fn restart_agents_by(signal: Signal) {
     let pod = scene.pod("client-pod", 0);
     let mut connections = hold_everywhere(&scene, &pod);
     go_on(&mut connections, "before");
+    (scene, pod, connections)
+}
 
+/// New connections of every kind reach every backend.
+pub(crate) fn reach_everywhere(scene: &Scene, pod: &Pod) {
+    let (outside, names) = (scene.cluster.client(), scene.names());
+    reach_all_ways(pod, Scene::cluster_ips(), &names, |_| ());
+    reach_all_ways(outside, scene.node_ports(0), &names, |_| ());
+}
+
+fn restart_agents_by(signal: Signal) {
+    let (mut scene, pod, mut connections) = busy();
     for agent in scene.agents.drain(..) {
         agent.stop(signal).expect("a clean end");
     }
     go_on(&mut connections, "without agents");
-    reach_all_ways(&pod, Scene::cluster_ips(), &scene.names(), |_| ());
-    reach_all_ways(
-        scene.cluster.client(),
-        scene.node_ports(0),
-        &scene.names(),
-        |_| (),
-    );
+    reach_everywhere(&scene, &pod);
 
     scene.start_agents(&[]);
     go_on(&mut connections, "with new agents");
