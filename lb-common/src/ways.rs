@@ -81,6 +81,12 @@ impl Word {
         Self(self.0 & !(STAMP << STAMP_SHIFT) | (tick & STAMP) << STAMP_SHIFT)
     }
 
+    /// The same as if it had been claimed or touched so many ticks earlier.
+    #[must_use]
+    pub fn aged(self, ticks: u64) -> Self {
+        self.touched((self.0 >> STAMP_SHIFT).wrapping_sub(ticks))
+    }
+
     /// Whether the record is being written.
     #[inline(always)]
     #[must_use]
@@ -122,6 +128,19 @@ impl Word {
         (self.0 >> TAG_SHIFT) as u32
     }
 
+    /// Whether both are of one claim: whoever has read a record in between has read that of one key.
+    #[must_use]
+    pub fn is_same(self, other: Self) -> bool {
+        self.0 & NUMBER == other.0 & NUMBER && self.tag() == other.tag()
+    }
+
+    /// Whether it was claimed or touched more than so many ticks ago.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_older(self, tick: u64, ticks: u64) -> bool {
+        self.age(tick) > ticks
+    }
+
     /// How long ago in ticks it was claimed or touched, at most half of what a stamp can tell apart. Ticks of different
     /// CPUs may be apart: what was touched in a moment was touched now.
     #[inline(always)]
@@ -140,6 +159,13 @@ impl Word {
         let flags = self.0 / CLAIM;
         let stays = black_box((flags | flags >> 1) & 1);
         (age | is_free << (STAMP_BITS + 1)) & stays.wrapping_sub(1)
+    }
+
+    /// 1 if it is of this tag and published, else 0.
+    #[inline(always)]
+    fn is_published_of(self, tag: Tag) -> u64 {
+        let differs = (self.0 ^ u64::from(tag.0) << TAG_SHIFT) & !(KEPT | (CLAIM - 1));
+        1 - is_any(differs)
     }
 
     /// 1 if it is of this tag, claimed or published, else 0.
@@ -173,6 +199,16 @@ impl Place {
             tag: Tag(tag | u32::from(tag == 0)),
         }
     }
+}
+
+/// A bucket, in the memory of its map.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Bucket<R, const WAYS: usize> {
+    /// What [`Word`]s say of the records.
+    pub words: [u64; WAYS],
+    /// The records.
+    pub records: [R; WAYS],
 }
 
 /// The words of a bucket in shared memory.
@@ -222,16 +258,19 @@ fn all<const WAYS: usize>(bucket: &impl Words<WAYS>) -> [Word; WAYS] {
 /// The way of a published tag, and its word.
 #[inline(always)]
 pub fn find<const WAYS: usize>(bucket: &impl Words<WAYS>, tag: Tag) -> Option<(usize, Word)> {
-    let mut found = 0_u64;
+    // The way and a bit above it at once: each by itself would lie on the small stack.
+    let found = WAYS.next_power_of_two();
+    let mut at = 0;
     for way in 0..WAYS {
-        let word = bucket.word(way);
-        let is_it = u64::from(word.has(tag) & !word.is_claimed());
-        found |= is_it << way;
+        // Multiplied: where a mask meets a constant, verifiers since Linux 6.18 follow both outcomes.
+        let is_it = black_box(bucket.word(way).is_published_of(tag));
+        at |= is_it.wrapping_mul((found | way) as u64);
     }
-    if found == 0 {
+    if at == 0 {
         return None;
     }
-    let way = lowest(found);
+    // There is one at most.
+    let way = (at as usize & (found - 1)) % WAYS;
     let word = bucket.word(way);
     (word.has(tag) && !word.is_claimed()).then_some((way, word))
 }
@@ -250,14 +289,15 @@ pub fn insert<const WAYS: usize>(
         result: Err(result),
         has_displaced,
     };
-    let (way, before) = match claim(bucket, tag, tick, displace) {
-        Ok(claimed) => claimed,
-        Err(why) => return refused(why, false),
-    };
-    let has_displaced = !before.is_free();
-    let word = before.claimed(tag, tick);
-    let rivals = rivals(bucket, tag, way);
-    if rivals != 0 && !outrivals(bucket, tag, way, rivals) {
+    let mut word = Word::FREE;
+    let claimed = claim(bucket, tag, tick, displace, &mut word);
+    match claimed {
+        Claim::THERE => return refused(Refused::There, false),
+        Claim::NO_ROOM => return refused(Refused::NoRoom, false),
+        _ => {}
+    }
+    let (way, has_displaced) = (claimed.way(), claimed.has_displaced());
+    if !prevails(bucket, tag, way) {
         give_up(bucket, way, word);
         return refused(Refused::There, has_displaced);
     }
@@ -272,14 +312,38 @@ pub fn insert<const WAYS: usize>(
     }
 }
 
-/// Claims a way: which, and what it was.
-#[inline(always)]
+/// What came of a claim, in one number: what is returned by memory lies on the small stack.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Claim(u32);
+
+impl Claim {
+    const THERE: Self = Self(1 << 8);
+    const NO_ROOM: Self = Self(2 << 8);
+    const DISPLACED: u32 = 4 << 8;
+
+    fn of(way: usize, before: Word) -> Self {
+        let displaced = u32::from(!before.is_free()) * Self::DISPLACED;
+        Self(way as u32 | displaced)
+    }
+
+    fn way(self) -> usize {
+        (self.0 & 0xff) as usize
+    }
+
+    fn has_displaced(self) -> bool {
+        self.0 & Self::DISPLACED != 0
+    }
+}
+
+/// Claims a way: which, and as which `word`. Out of line: the stack of all calls together is small.
+#[inline(never)]
 fn claim<const WAYS: usize>(
     bucket: &impl Words<WAYS>,
     tag: Tag,
     tick: u64,
     displace: Displace,
-) -> Result<(usize, Word), Refused> {
+    word: &mut Word,
+) -> Claim {
     for _ in 0..TRIES {
         let mut is_there = 0;
         let (mut best, mut before) = (0, 0);
@@ -292,18 +356,26 @@ fn claim<const WAYS: usize>(
             before ^= (before ^ word.0) & is_better;
         }
         if is_there != 0 {
-            return Err(Refused::There);
+            return Claim::THERE;
         }
         let (way, before) = ((best & 0xff) as usize % WAYS, Word(before));
         let may_go = displace == Displace::First && best >> 8 != 0;
         if !before.is_free() && !may_go {
-            return Err(Refused::NoRoom);
+            return Claim::NO_ROOM;
         }
-        if bucket.exchange(way, before, before.claimed(tag, tick)) {
-            return Ok((way, before));
+        *word = before.claimed(tag, tick);
+        if bucket.exchange(way, before, *word) {
+            return Claim::of(way, before);
         }
     }
-    Err(Refused::NoRoom)
+    Claim::NO_ROOM
+}
+
+/// Whether a claim goes before all others of its tag. Out of line, as [`claim`].
+#[inline(never)]
+fn prevails<const WAYS: usize>(bucket: &impl Words<WAYS>, tag: Tag, way: usize) -> bool {
+    let rivals = rivals(bucket, tag, way);
+    rivals == 0 || outrivals(bucket, tag, way, rivals)
 }
 
 /// Other ways with the tag, as bits.
