@@ -14,6 +14,7 @@ mod pin;
 #[cfg(test)]
 mod properties;
 mod reserved;
+pub mod table;
 
 pub use self::{
     mark::{Mark, Marks},

@@ -5,6 +5,7 @@
 #![feature(core_intrinsics)]
 #![allow(internal_features, reason = "see above")]
 
+mod bucket;
 mod drive;
 mod reference;
 

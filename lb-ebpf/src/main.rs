@@ -12,6 +12,7 @@
 )]
 
 mod answer;
+mod bucket;
 mod drops;
 mod fib;
 mod held;
@@ -24,6 +25,7 @@ mod marks;
 mod skb;
 mod slow;
 mod sock;
+mod table;
 mod unusual;
 mod xdp;
 

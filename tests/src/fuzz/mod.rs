@@ -9,6 +9,7 @@
 
 mod compare;
 mod constancy;
+mod constants;
 mod conversation;
 mod episode;
 mod garbage;
@@ -141,11 +142,12 @@ pub fn main(options: &Options) -> Result<bool> {
 
 /// How many packets for which constants.
 #[must_use]
-pub fn share(packets: u64) -> [(Constants, u64); 2] {
+pub fn share(packets: u64) -> [(Constants, u64); 3] {
     let others = packets / 5;
     [
-        (Constants::Usual, packets - others),
+        (Constants::Usual, packets - 2 * others),
         (Constants::Other, others),
+        (Constants::Table, others),
     ]
 }
 

@@ -22,6 +22,7 @@ mod outside;
 mod pieces;
 mod routes;
 mod snat;
+mod table;
 mod together;
 mod untouched;
 mod ways;

@@ -17,6 +17,7 @@ mod error;
 mod failpoint;
 mod features;
 mod filter;
+mod flows;
 mod index;
 pub mod kernel;
 mod known;
@@ -34,6 +35,7 @@ mod run;
 mod sockets;
 mod sweep;
 mod syscall;
+mod table;
 mod verify;
 mod words;
 
@@ -66,9 +68,10 @@ pub use self::{
     plan::{Attachment, Hook, TcMode, XdpMode},
     run::ProgramRun,
     sweep::{Sweeper, Swept},
+    table::FlowTable,
     verify::{BrokenLink, Fault},
 };
-use self::{index::Index, known::Bits, maps::Tables, pins::Pins};
+use self::{flows::Flows, index::Index, known::Bits, maps::Tables, pins::Pins};
 
 /// How the programs are loaded and attached.
 #[derive(Clone, Debug)]
@@ -141,7 +144,8 @@ pub fn open(object: &[u8], options: &Options) -> Result<BpfDataplane, Error> {
     let known = Bits::open(&pins)?;
     // An earlier version's programs, which may be there still, note nothing.
     known.distrust();
-    let tables = Tables::take(&mut ebpf, Index::open(&pins)?, known)?;
+    let flows = Flows::take(&mut ebpf, FlowTable::open(&pins, options.config.seed)?)?;
+    let tables = Tables::take(&mut ebpf, Index::open(&pins)?, known, flows)?;
     if !has_sockets {
         sockets::sync(&mut ebpf, &pins, options.cgroup.as_deref())?;
     }
