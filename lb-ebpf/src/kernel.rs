@@ -229,7 +229,9 @@ impl<C, P> FlowStore for Run<C, P> {
     #[inline(always)]
     fn promote(&mut self, key: &FlowKey, flow: &Flow) -> bool {
         if table::is_used() {
-            return table::promote(key);
+            table::promote(key, flow);
+            // It stays where it is: there is room.
+            return true;
         }
         known::note_flow(key);
         match FLOWS.insert(key, flow, u64::from(BPF_NOEXIST)) {
