@@ -303,20 +303,11 @@ impl Flow {
     pub fn is_owned_by(&self, tuple: &Tuple) -> bool {
         let ports = u32::from(self.client_port ^ tuple.src_port)
             | u32::from(self.frontend_port ^ tuple.dst_port);
-        let clients = self.client.differs_from(tuple.src);
-        let frontends = self.frontend.differs_from(tuple.dst);
-        ports | clients | frontends == 0
-    }
-
-    /// Whether both are records of one client's packets to one frontend: see [`is_owned_by`](Self::is_owned_by).
-    #[inline(always)]
-    #[must_use]
-    pub fn has_owner_of(&self, other: &Self) -> bool {
-        let ports = u32::from(self.client_port ^ other.client_port)
-            | u32::from(self.frontend_port ^ other.frontend_port);
-        let clients = self.client.differs_from(other.client);
-        let frontends = self.frontend.differs_from(other.frontend);
-        ports | clients | frontends == 0
+        let differ = |a: Addr, b: Addr| {
+            let ([a0, a1, a2, a3], [b0, b1, b2, b3]) = (a.to_wire_words(), b.to_wire_words());
+            (a0 ^ b0) | (a1 ^ b1) | (a2 ^ b2) | (a3 ^ b3)
+        };
+        ports | differ(self.client, tuple.src) | differ(self.frontend, tuple.dst) == 0
     }
 
     /// Whether a packet for which no record was found goes on by this one: it is its flow's after all. A

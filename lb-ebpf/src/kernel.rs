@@ -229,9 +229,7 @@ impl<C, P> FlowStore for Run<C, P> {
     #[inline(always)]
     fn promote(&mut self, key: &FlowKey, flow: &Flow) -> bool {
         if table::is_used() {
-            table::promote(key, flow);
-            // It stays where it is: there is room.
-            return true;
+            return table::promote(key);
         }
         known::note_flow(key);
         match FLOWS.insert(key, flow, u64::from(BPF_NOEXIST)) {

@@ -174,6 +174,6 @@ pub(crate) static KNOWN_WORDS: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 pub(crate) static FLOW_BUCKETS: Global<u32> = Global::new(0);
 
-/// The seed of `CONFIG`, by which flows are found there. By itself, as `KNOWN_WORDS` is.
+/// What a client does not know of where its flow is: `CONFIG`'s, by itself as `KNOWN_WORDS` is.
 #[unsafe(no_mangle)]
 pub(crate) static FLOW_SEED: Global<u32> = Global::new(0);

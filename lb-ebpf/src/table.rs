@@ -19,8 +19,7 @@ use crate::{
     maps::{FLOW_BUCKETS, FLOW_SEED, FLOW_TABLE},
 };
 
-/// A record that may be displaced is noted to be in use at most once in so many ticks: 0.26 s to 2.6 s, as many as there are in
-/// a second.
+/// A record that may be displaced is noted to be in use once in so many ticks: 0.26 s to 2.6 s.
 const TOUCH_TICKS: u64 = 256;
 
 /// So often somebody is looked for who inserts the same at this moment. He needs a hundred nanoseconds, and longer where
@@ -125,30 +124,24 @@ fn wait_for_another(bucket: Shared<Record>, tag: Tag) {
     }
 }
 
-/// Keeps the record of a flow from being displaced. Where somebody changes it all the time, the flow's next packet tries
-/// again.
+/// Keeps a record from being displaced. False if there is none.
 #[inline(always)]
-pub(crate) fn promote(key: &FlowKey, flow: &Flow) {
-    if keep(key, flow) == AGAIN {
-        keep(key, flow);
-    }
+pub(crate) fn promote(key: &FlowKey) -> bool {
+    let done = keep(key);
+    // Somebody has touched it, or removed it.
+    done == DONE || done == AGAIN && keep(key) == DONE
 }
 
 #[inline(never)]
-fn keep(key: &FlowKey, flow: &Flow) -> u32 {
+fn keep(key: &FlowKey) -> u32 {
     let Some((bucket, way, word)) = find(key) else {
         return ABSENT;
     };
-    // SAFETY: the pointer was checked.
-    let record = unsafe { &mut *bucket.record(way) };
-    // After it was found, before its word is exchanged: whoever takes its place after this changes the word.
-    if !record.flow.has_owner_of(flow) {
-        return ABSENT;
-    }
     if !ways::keep(&bucket, way, word) {
         return AGAIN;
     }
-    record.flow.confirmed = confirmed::YES;
+    // SAFETY: the pointer was checked.
+    unsafe { (*bucket.record(way)).flow.confirmed = confirmed::YES };
     DONE
 }
 

@@ -16,10 +16,9 @@ use lb_agent::{
 };
 use lb_common::{
     Addr, BackendRef, Flow, FlowKey, Role, Slot,
-    flow::table,
     maps::{
-        BACKENDS, FLOW_TABLE, FLOWS, FRONTENDS, LAB_LAYOUT_VERSION, LAYOUT_VERSION, MMAPABLE,
-        OPENING, SLOTS, SOURCE_RANGES, VIPS,
+        BACKENDS, FLOWS, FRONTENDS, LAB_LAYOUT_VERSION, LAYOUT_VERSION, OPENING, SLOTS,
+        SOURCE_RANGES, VIPS,
     },
 };
 
@@ -386,18 +385,6 @@ fn create(path: &Path, name: &str, kind: &str) -> HashMap<MapData, Key, Longer> 
     map.try_into().unwrap()
 }
 
-/// The table of flows, whose records are longer there, too.
-fn create_table(path: &Path) {
-    fs::remove_file(path).unwrap();
-    let value = size_of::<table::Bucket>() + 8 * table::WAYS;
-    let all =
-        format!("type array key 4 value {value} entries 1 name {FLOW_TABLE} flags {MMAPABLE}");
-    let mut command = Command::new("bpftool");
-    let command = command.args(["map", "create"]).arg(path);
-    let status = command.args(all.split(' ')).status().unwrap();
-    assert!(status.success(), "{all}");
-}
-
 /// Makes the pins those of the lab's layout.
 fn become_another_layout(pins: &PinDir) {
     let ours = pins.0.join(format!("v{LAYOUT_VERSION}"));
@@ -414,7 +401,6 @@ fn become_another_layout(pins: &PinDir) {
             map.insert(Key(key), Longer(value), 0).unwrap();
         }
     }
-    create_table(&ours.join("maps").join(FLOW_TABLE));
     fs::rename(ours, pins.0.join(format!("v{LAB_LAYOUT_VERSION}"))).unwrap();
 }
 

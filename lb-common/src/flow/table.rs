@@ -1,7 +1,5 @@
 //! The table of flows in one array: [`ways`] says which record is whose.
 
-use bytemuck::{Pod, Zeroable};
-
 use super::{Flow, FlowKey};
 use crate::{hash, ways};
 
@@ -10,7 +8,7 @@ pub const WAYS: usize = 8;
 
 /// A record, and whose it is.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Record {
     /// The reply that it undoes.
     pub key: FlowKey,
@@ -65,8 +63,12 @@ impl Record {
     #[inline(always)]
     #[must_use]
     pub fn is_of(&self, key: &FlowKey) -> bool {
-        let src = self.key.src.differs_from(key.src);
-        let dst = self.key.dst.differs_from(key.dst);
+        let [a0, a1, a2, a3] = self.key.src.to_wire_words();
+        let [b0, b1, b2, b3] = key.src.to_wire_words();
+        let src = (a0 ^ b0) | (a1 ^ b1) | (a2 ^ b2) | (a3 ^ b3);
+        let [a0, a1, a2, a3] = self.key.dst.to_wire_words();
+        let [b0, b1, b2, b3] = key.dst.to_wire_words();
+        let dst = (a0 ^ b0) | (a1 ^ b1) | (a2 ^ b2) | (a3 ^ b3);
         let ports = u32::from(self.key.src_port ^ key.src_port)
             | u32::from(self.key.dst_port ^ key.dst_port);
         let rest = (self.key.edge ^ key.edge) | u32::from(self.key.protocol ^ key.protocol);
@@ -78,6 +80,8 @@ impl Record {
 mod tests {
     use core::net::Ipv6Addr;
     use std::{collections::BTreeSet, vec::Vec};
+
+    use bytemuck::Zeroable as _;
 
     use super::*;
     use crate::{Addr, flow::edge, protocol};

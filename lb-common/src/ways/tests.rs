@@ -176,29 +176,3 @@ fn record_that_was_touched_a_tick_ahead_is_not_the_oldest() {
     assert!(put(&bucket, 99, 100, Displace::First).has_displaced);
     assert!(find(&bucket, Tag(5)).is_some() && find(&bucket, Tag(1)).is_none());
 }
-
-#[test]
-fn words_say_how_long_ago_they_were_claimed_also_over_the_end_of_the_range() {
-    let tag = Tag(7);
-    for tick in [1000, (1 << STAMP_BITS) + 100, u64::MAX - 10] {
-        let word = Word::FREE.claimed(tag, tick).published();
-        let later = |ticks| tick.wrapping_add(ticks);
-        assert!(!word.is_older(later(300), 300));
-        assert!(word.is_older(later(301), 300));
-        assert!(word.aged(301).is_older(tick, 300));
-        assert!(!word.aged(300).is_older(tick, 300));
-        assert!(
-            !word.is_older(tick.wrapping_sub(1), 0),
-            "another CPU is ahead"
-        );
-    }
-}
-
-#[test]
-fn words_of_another_claim_or_tag_are_not_the_same() {
-    let word = Word::FREE.claimed(Tag(7), 5);
-    let next = word.published().freed().claimed(Tag(7), 5);
-    assert!(word.is_same(word.published().kept().touched(9)));
-    assert!(!word.is_same(next));
-    assert!(!word.is_same(word.revoked()));
-}

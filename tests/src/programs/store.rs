@@ -61,13 +61,13 @@ pub(super) struct Store {
 impl Store {
     /// Opens the maps that are pinned below `pin_dir`.
     pub(super) fn open(pin_dir: &Path, seed: u32) -> Result<Self> {
-        let data = data(pin_dir, FLOW_TABLE)?;
-        let elements = data.info()?.max_entries();
-        let words = Mapped::new(data.fd().as_fd(), elements as usize * BUCKET);
-        let table = FlowTable::new(data.fd().as_fd(), elements, seed).context("map FLOW_TABLE")?;
+        let table = data(pin_dir, FLOW_TABLE)?;
+        let buckets = table.info()?.max_entries();
+        let words = Mapped::new(table.fd().as_fd(), buckets as usize * BUCKET);
+        let table = FlowTable::new(table.fd().as_fd(), buckets, seed).context("map FLOW_TABLE")?;
         Ok(Self {
             words: words.context("map FLOW_TABLE")?,
-            table: (table::buckets(elements) > 0).then(|| Arc::new(table)),
+            table: (buckets > 1).then(|| Arc::new(table)),
             flows: open(pin_dir, FLOWS)?,
             opening: open(pin_dir, OPENING)?,
             pins: open(pin_dir, PINS)?,

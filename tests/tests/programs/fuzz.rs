@@ -26,7 +26,7 @@ fn option(name: &str, default: u64) -> u64 {
 
 #[test]
 fn programs_do_with_random_packets_what_the_model_says() {
-    for (constants, packets) in fuzz::share(option("LB_FUZZ_PACKETS", 1_350_000)) {
+    for (constants, packets) in fuzz::share(option("LB_FUZZ_PACKETS", 1_000_000)) {
         let options = Options {
             packets,
             seed: option("LB_FUZZ_SEED", 1),

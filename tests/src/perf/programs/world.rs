@@ -40,12 +40,14 @@ pub(super) fn config() -> DatapathConfig {
     }
 }
 
-/// The same maps with room for so many flows in one array, instead of in `FLOWS` and `OPENING`.
-pub(super) fn with_table(mut specs: Vec<MapSpec>, flows: u32) -> Vec<MapSpec> {
+/// The same maps with room for as many flows in one array, instead of in `FLOWS` and `OPENING`.
+pub(super) fn with_table(mut specs: Vec<MapSpec>) -> Vec<MapSpec> {
+    let flows = specs.iter().find(|spec| spec.name == maps::FLOWS);
+    let buckets = flows.map_or(0, |flows| table::buckets_for(flows.max_entries));
     for spec in &mut specs {
         match spec.name {
             maps::FLOWS | maps::OPENING => spec.max_entries = 1,
-            maps::FLOW_TABLE => spec.max_entries = table::buckets_for(flows).max(2),
+            maps::FLOW_TABLE => spec.max_entries = buckets,
             _ => {}
         }
     }

@@ -3,9 +3,9 @@
 use std::fmt;
 
 use lb_common::maps::{
-    ADDRESSES, AFFINITY, COUNTERS, DROPS, ESTABLISHED, EVENTS, FLOW_TABLE, FLOWS, FRAGMENTS,
-    FRONTEND_COPIES, FRONTEND_INDEX, FRONTENDS, HELD, KNOWN, Kind, LAST_DROPS, MapSpec, OPENING,
-    OPENING_PINS, PINS, SERVICE_NETS, SOCKETS,
+    ADDRESSES, AFFINITY, COUNTERS, DROPS, ESTABLISHED, EVENTS, FLOWS, FRAGMENTS, FRONTEND_COPIES,
+    FRONTEND_INDEX, FRONTENDS, HELD, KNOWN, Kind, LAST_DROPS, MapSpec, OPENING, OPENING_PINS, PINS,
+    SERVICE_NETS, SOCKETS,
 };
 
 use crate::dataplane::bpf::layout::{Convert, Difference, Elements, Layout, differences};
@@ -174,8 +174,6 @@ fn way(map: &str) -> Way {
         ESTABLISHED => Way::Fresh,
         // The agent finds it out.
         KNOWN => Way::Fresh,
-        // No agent lets programs use it.
-        FLOW_TABLE => Way::Fresh,
         // What `FRONTENDS` says, and each is of no use without the other.
         FRONTEND_INDEX | FRONTEND_COPIES => Way::Fresh,
         SERVICE_NETS => Way::CopyLast,
@@ -212,14 +210,7 @@ fn room(spec: &MapSpec, way: Way) -> u32 {
 fn is_apart(map: &str) -> bool {
     matches!(
         map,
-        FLOWS
-            | OPENING
-            | FLOW_TABLE
-            | ESTABLISHED
-            | KNOWN
-            | SERVICE_NETS
-            | FRONTEND_INDEX
-            | FRONTEND_COPIES
+        FLOWS | OPENING | ESTABLISHED | KNOWN | SERVICE_NETS | FRONTEND_INDEX | FRONTEND_COPIES
     )
 }
 
@@ -272,7 +263,6 @@ mod tests {
             (FRONTEND_COPIES, Way::Fresh),
             (FLOWS, Way::Follow),
             (OPENING, Way::Follow),
-            (FLOW_TABLE, Way::Fresh),
             (ESTABLISHED, Way::Fresh),
             (KNOWN, Way::Fresh),
             (SERVICE_NETS, Way::CopyLast),

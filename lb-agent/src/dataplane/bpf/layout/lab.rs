@@ -5,10 +5,9 @@
 
 use lb_common::{
     Flow, FlowKey,
-    flow::table::{Bucket, WAYS},
     maps::{
-        FLOW_TABLE, FLOWS, FLOWS_MAX, Kind, LAB_LAYOUT_VERSION, MMAPABLE, MapSpec, OPENING,
-        OPENING_MAX, SHIPPED_LAYOUT_VERSION,
+        FLOWS, FLOWS_MAX, Kind, LAB_LAYOUT_VERSION, MapSpec, OPENING, OPENING_MAX,
+        SHIPPED_LAYOUT_VERSION,
     },
 };
 
@@ -19,11 +18,12 @@ const EXTRA: usize = 8;
 
 const IS_LAB: bool = cfg!(feature = "lab-layout");
 
-/// Bytes of what has so many records, in the other layout.
-const fn other(size: usize, records: usize) -> u32 {
-    let extra = EXTRA * records;
-    (if IS_LAB { size - extra } else { size + extra }) as u32
-}
+/// Bytes of a record in the other layout.
+const OTHER_FLOW: u32 = if IS_LAB {
+    size_of::<Flow>() - EXTRA
+} else {
+    size_of::<Flow>() + EXTRA
+} as u32;
 
 /// The lab's layout, as the shipped agent sees it; or the other way round.
 pub(super) const OTHER: Layout = Layout {
@@ -35,7 +35,6 @@ pub(super) const OTHER: Layout = Layout {
     changed: &[
         records(FLOWS, Kind::Hash, FLOWS_MAX),
         records(OPENING, Kind::LruHash, OPENING_MAX),
-        TABLE,
     ],
 };
 
@@ -43,22 +42,12 @@ const fn records(name: &'static str, kind: Kind, max_entries: usize) -> Changed 
     const CONVERT: Convert = if IS_LAB { lengthen } else { shorten };
     Changed {
         spec: MapSpec {
-            value_size: other(size_of::<Flow>(), 1),
+            value_size: OTHER_FLOW,
             ..MapSpec::new::<FlowKey, Flow>(name, kind, max_entries)
         },
         elements: Elements::Convert(CONVERT),
     }
 }
-
-/// Nobody has anything there.
-const TABLE: Changed = Changed {
-    spec: MapSpec {
-        value_size: other(size_of::<Bucket>(), WAYS),
-        flags: MMAPABLE,
-        ..MapSpec::new::<u32, Bucket>(FLOW_TABLE, Kind::Array, 1)
-    },
-    elements: Elements::Forget,
-};
 
 fn lengthen(key: &[u8], value: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
     Some((key.to_vec(), [&[0; EXTRA], value].concat()))

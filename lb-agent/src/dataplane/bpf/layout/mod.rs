@@ -34,6 +34,7 @@ pub(super) enum Elements {
     /// Each is carried over.
     Convert(Convert),
     /// They are forgotten.
+    #[expect(dead_code, reason = "for maps whose elements do not outlive a second")]
     Forget,
 }
 
