@@ -14,7 +14,6 @@ mod pin;
 #[cfg(test)]
 mod properties;
 mod reserved;
-pub mod table;
 
 pub use self::{
     mark::{Mark, Marks},

@@ -5,7 +5,7 @@ use crate::{
     Frontend, FrontendKey, Held, HeldKey, Interface, Pin, PinKey, ServiceNets, Slot, SourceRange,
     Vip, addresses,
     drops::Event,
-    flow::{Marks, table},
+    flow::Marks,
     frontend::index::{Bucket, Listed},
     known,
     socket::{SocketKey, SocketPeer},
@@ -101,8 +101,6 @@ pub const BACKENDS: &str = "BACKENDS";
 pub const FLOWS: &str = "FLOWS";
 /// One record a connection before that: a flood displaces those that are used least.
 pub const OPENING: &str = "OPENING";
-/// Records of both, in buckets.
-pub const FLOW_TABLE: &str = "FLOW_TABLE";
 /// Marks of connections whose clients' next segments need no record.
 pub const ESTABLISHED: &str = "ESTABLISHED";
 /// Which keys `FLOWS`, `PINS` and `OPENING_PINS` can have.
@@ -204,7 +202,7 @@ impl MapSpec {
 }
 
 /// Every map of the object.
-pub const SPECS: [MapSpec; 25] = [
+pub const SPECS: [MapSpec; 24] = [
     MapSpec::new::<FrontendKey, Frontend>(FRONTENDS, Kind::Hash, FRONTENDS_MAX),
     MapSpec::new::<u32, Slot>(SLOTS, Kind::Array, SLOTS_MAX).with(MMAPABLE),
     MapSpec::new::<u32, Backend>(BACKENDS, Kind::Array, BACKENDS_MAX),
@@ -212,7 +210,6 @@ pub const SPECS: [MapSpec; 25] = [
     MapSpec::new::<u32, Listed>(FRONTEND_COPIES, Kind::Array, FRONTEND_COPIES_MAX).with(MMAPABLE),
     MapSpec::new::<FlowKey, Flow>(FLOWS, Kind::Hash, FLOWS_MAX),
     MapSpec::new::<FlowKey, Flow>(OPENING, Kind::LruHash, OPENING_MAX),
-    MapSpec::new::<u32, table::Bucket>(FLOW_TABLE, Kind::Array, 1).with(MMAPABLE),
     MapSpec::new::<u32, Marks>(ESTABLISHED, Kind::Array, ESTABLISHED_MAX),
     MapSpec::new::<u32, u64>(KNOWN, Kind::Array, KNOWN_MAX).with(MMAPABLE),
     MapSpec::new::<PinKey, Pin>(PINS, Kind::LruHash, PINS_MAX),

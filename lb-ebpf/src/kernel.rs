@@ -23,7 +23,7 @@ use crate::{
         self, ADDRESSES, AFFINITY, BACKENDS, CONFIG, COUNTERS, FLOWS, FRAGMENTS, INTERFACES,
         OPENING, OPENING_PINS, PINS, SERVICE_NETS, SLOTS, VIPS,
     },
-    marks, table,
+    marks,
 };
 
 /// `EEXIST` as helpers return it.
@@ -186,9 +186,6 @@ fn in_place<'a>(flow: Option<*mut Flow>) -> Option<&'a mut Flow> {
 impl<C, P> FlowStore for Run<C, P> {
     #[inline(always)]
     fn look_up(&mut self, key: &FlowKey) -> Option<&mut Flow> {
-        if table::is_used() {
-            return in_place(table::look_up(key));
-        }
         let flow = FLOWS
             .get_ptr_mut(key)
             .or_else(|| OPENING.get_ptr_mut(key))
@@ -199,9 +196,6 @@ impl<C, P> FlowStore for Run<C, P> {
 
     #[inline(always)]
     fn glance(&mut self, key: &FlowKey, is_new: bool) -> Option<&mut Flow> {
-        if table::is_used() {
-            return in_place(table::look_up(key));
-        }
         let kept = if is_new && !known::may_have_flow(key) {
             None
         } else {
@@ -212,9 +206,6 @@ impl<C, P> FlowStore for Run<C, P> {
 
     #[inline(always)]
     fn insert_if_absent(&mut self, key: &FlowKey, flow: &Flow) -> bool {
-        if table::is_used() {
-            return table::insert_if_absent(key, flow);
-        }
         if OPENING.insert(key, flow, u64::from(BPF_NOEXIST)).is_err() {
             return false;
         }
@@ -228,9 +219,6 @@ impl<C, P> FlowStore for Run<C, P> {
 
     #[inline(always)]
     fn promote(&mut self, key: &FlowKey, flow: &Flow) -> bool {
-        if table::is_used() {
-            return table::promote(key);
-        }
         known::note_flow(key);
         match FLOWS.insert(key, flow, u64::from(BPF_NOEXIST)) {
             // In this order: whoever looks at both, and at this one again, finds the record.
@@ -245,24 +233,16 @@ impl<C, P> FlowStore for Run<C, P> {
 
     #[inline(always)]
     fn displace(&mut self, key: &FlowKey) {
-        if table::is_used() {
-            table::remove(key, false);
-            return;
-        }
         // An absent record is what the caller wants; a promoted one stays.
         let _ = OPENING.remove(key);
     }
 
     #[inline(always)]
     fn remove(&mut self, key: &FlowKey) {
-        if table::is_used() {
-            table::remove(key, true);
-        } else {
-            // An absent record is what the caller wants.
-            let _ = OPENING.remove(key);
-            if known::may_have_flow(key) {
-                let _ = FLOWS.remove(key);
-            }
+        // An absent record is what the caller wants.
+        let _ = OPENING.remove(key);
+        if known::may_have_flow(key) {
+            let _ = FLOWS.remove(key);
         }
         if key.protocol == protocol::TCP {
             self.remove_marks((key.dst, key.dst_port));

@@ -5,7 +5,6 @@
 #![feature(core_intrinsics)]
 #![allow(internal_features, reason = "see above")]
 
-mod bucket;
 mod drive;
 mod reference;
 

@@ -12,7 +12,6 @@
 )]
 
 mod answer;
-mod bucket;
 mod drops;
 mod fib;
 mod held;
@@ -25,7 +24,6 @@ mod marks;
 mod skb;
 mod slow;
 mod sock;
-mod table;
 mod unusual;
 mod xdp;
 

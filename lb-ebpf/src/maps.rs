@@ -15,7 +15,7 @@ use lb_common::{
     FragmentKey, Fragments, Frontend, FrontendKey, Held, HeldKey, Interface, Pin, PinKey,
     ServiceNets, Slot, SourceRange, Vip, addresses,
     drops::Event,
-    flow::{Marks, table},
+    flow::Marks,
     frontend::index::{Bucket, Listed},
     maps,
     path::Scratch,
@@ -46,8 +46,6 @@ pub(crate) static BACKENDS: Array<Backend, { maps::BACKENDS_MAX }> = Array::new(
 pub(crate) static FLOWS: HashMap<FlowKey, Flow, { maps::FLOWS_MAX }> = HashMap::new();
 #[btf_map]
 pub(crate) static OPENING: LruHashMap<FlowKey, Flow, { maps::OPENING_MAX }> = LruHashMap::new();
-#[btf_map]
-pub(crate) static FLOW_TABLE: Array<table::Bucket, 1, { maps::MMAPABLE as usize }> = Array::new();
 #[btf_map]
 pub(crate) static ESTABLISHED: Array<Marks, { maps::ESTABLISHED_MAX }> = Array::new();
 #[btf_map]
@@ -169,11 +167,3 @@ pub(crate) static CONFIG: Global<DatapathConfig> = Global::new(DatapathConfig::D
 /// lies on the stack.
 #[unsafe(no_mangle)]
 pub(crate) static KNOWN_WORDS: Global<u32> = Global::new(0);
-
-/// Buckets of `FLOW_TABLE`; 0 where flows are in `FLOWS` and `OPENING`.
-#[unsafe(no_mangle)]
-pub(crate) static FLOW_BUCKETS: Global<u32> = Global::new(0);
-
-/// What a client does not know of where its flow is: `CONFIG`'s, by itself as `KNOWN_WORDS` is.
-#[unsafe(no_mangle)]
-pub(crate) static FLOW_SEED: Global<u32> = Global::new(0);

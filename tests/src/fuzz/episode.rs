@@ -33,8 +33,6 @@ pub enum Constants {
     /// Connections whose backend is gone are reset, SNAT has the uplink's addresses for itself, and
     /// pods are handed over within their bridge.
     Other,
-    /// The usual ones, and flows are in one array.
-    Table,
 }
 
 /// One thing that happens.

@@ -9,7 +9,6 @@
 
 mod compare;
 mod constancy;
-mod constants;
 mod conversation;
 mod episode;
 mod garbage;
@@ -142,12 +141,11 @@ pub fn main(options: &Options) -> Result<bool> {
 
 /// How many packets for which constants.
 #[must_use]
-pub fn share(packets: u64) -> [(Constants, u64); 3] {
+pub fn share(packets: u64) -> [(Constants, u64); 2] {
     let others = packets / 5;
     [
-        (Constants::Usual, packets - 2 * others),
+        (Constants::Usual, packets - others),
         (Constants::Other, others),
-        (Constants::Table, others),
     ]
 }
 

@@ -5,15 +5,14 @@ use std::{cell::OnceCell, collections::HashMap, fmt, net::SocketAddr};
 use anyhow::{Context as _, Result};
 use ipnet::IpNet;
 use lb_common::{
-    Counter, DatapathConfig, FlowKey, FrontendKey, Pin, PinKey,
+    Counter, DatapathConfig, FlowKey, FrontendKey, Pin, PinKey, config,
     counter::{Hook, Outcome},
-    protocol,
+    maps, protocol,
 };
 
 use super::{
     compare::{compare_all, known, said, told},
     constancy::Constancy,
-    constants::{config, small_maps},
     episode::{Constants, Episode, Step, describe, hex},
     packets,
     services::{self, Served},
@@ -22,7 +21,7 @@ use super::{
 };
 use crate::{
     model::{Chance, Connection, Devices, Expected, Model, Tables},
-    programs::{Bench, Frame, Kernel, Program, Verdict},
+    programs::{Bench, Family, Frame, Kernel, Program, Verdict, specs},
 };
 
 /// What programs and model disagree about.
@@ -99,6 +98,46 @@ impl Chance for Chosen<'_> {
     }
 }
 
+/// Few source ports, so that they run out.
+fn config(constants: Constants) -> DatapathConfig {
+    let usual = DatapathConfig {
+        snat_port_first: 61_000,
+        snat_port_last: 61_031,
+        // The model knows no time but what it is told.
+        icmp_errors_per_second: 0,
+        ..DatapathConfig::DEFAULT
+    };
+    match constants {
+        Constants::Usual => usual,
+        Constants::Other => {
+            let own = Family::ALL.map(|family| family.node(1).into());
+            let config = DatapathConfig {
+                flags: config::flags::RESET_VANISHED,
+                ..usual
+            };
+            own.into_iter()
+                .fold(config, DatapathConfig::with_snat_address)
+        }
+    }
+}
+
+/// Maps of a size that is emptied at once.
+fn small_maps() -> Vec<maps::MapSpec> {
+    let small = |spec: maps::MapSpec| {
+        let max_entries = match spec.name {
+            maps::FLOWS | maps::OPENING => 4096,
+            maps::PINS | maps::OPENING_PINS | maps::AFFINITY | maps::FRAGMENTS => 2048,
+            maps::BACKENDS => 512,
+            _ => spec.max_entries,
+        };
+        maps::MapSpec {
+            max_entries,
+            ..spec
+        }
+    };
+    specs().into_iter().map(small).collect()
+}
+
 impl Rig {
     /// Sets all up, and hands it over.
     ///
@@ -109,7 +148,7 @@ impl Rig {
         constants: Constants,
         work: impl FnOnce(&mut Self) -> T + Send,
     ) -> Result<T> {
-        let (netns, mut bench) = Bench::set_up("fuzz", config(constants), small_maps(constants))?;
+        let (netns, mut bench) = Bench::set_up("fuzz", config(constants), small_maps())?;
         let kernel = bench.kernel()?;
         let [uplink, pod, tunnel] = bench.devices();
         let devices = Devices {

@@ -23,13 +23,13 @@ use lb_agent::{
 use lb_common::{
     Backend, Counter, DatapathConfig, Flow, FlowKey, Hop, Pin, PinKey,
     counter::{Hook, Outcome},
-    maps::MapSpec,
+    maps::{self, MapSpec},
 };
 use nix::mount::{MntFlags, umount2};
 
 use super::{
-    Family, Flows, Packet, Program, Run, Service, Verdict, devices::Devices, kernel::open_maps,
-    model, store::Store,
+    Family, Packet, Program, Run, Service, Verdict, devices::Devices, kernel::open_maps, model,
+    store::Store,
 };
 use crate::lab::{Netns, preflight};
 
@@ -66,7 +66,7 @@ pub fn on_bench(test: impl FnOnce(&mut Bench) + Send) {
             icmp_errors_per_second: 0,
             ..DatapathConfig::DEFAULT
         };
-        let bench = Bench::set_up("bench", config, Flows::Maps.specs());
+        let bench = Bench::set_up("bench", config, specs());
         let (netns, bench) = bench.expect("a bench for the kernel programs");
         (netns, Mutex::new(bench))
     });
@@ -87,25 +87,7 @@ pub fn on_bench(test: impl FnOnce(&mut Bench) + Send) {
 ///
 /// As [`on_bench`].
 pub fn on_own_bench(name: &str, config: DatapathConfig, test: impl FnOnce(&mut Bench) + Send) {
-    on_bench_of(name, config, Flows::Maps, test);
-}
-
-/// Runs `test` on a bench of its own, whose flows are in a table of so many buckets. `name` is nobody else's.
-///
-/// # Panics
-///
-/// As [`on_bench`].
-pub fn on_bench_with_table(name: &str, buckets: u32, test: impl FnOnce(&mut Bench) + Send) {
-    on_bench_of(name, DatapathConfig::DEFAULT, Flows::Table(buckets), test);
-}
-
-fn on_bench_of(
-    name: &str,
-    config: DatapathConfig,
-    flows: Flows,
-    test: impl FnOnce(&mut Bench) + Send,
-) {
-    let bench = Bench::set_up(name, config, flows.specs());
+    let bench = Bench::set_up(name, config, specs());
     let (netns, mut bench) = bench.expect("a bench for the kernel programs");
     let run = netns.run(|| test(&mut bench));
     run.expect("the bench's network namespace");
@@ -161,7 +143,7 @@ impl Bench {
         let mut bench = Self {
             devices,
             reconciler: Reconciler::new(dataplane, config.seed)?,
-            store: Store::open(pin_dir, config.seed)?,
+            store: Store::open(pin_dir)?,
             known: Arc::new(Known::open(pin_dir)?),
             pinned: open_maps(pin_dir)?,
             now: Instant::now(),
@@ -482,6 +464,37 @@ impl Bench {
             }
             self.store.put_flow(&key, &flow).expect("age a connection");
         }
-        self.store.age_table(ticks);
     }
+}
+
+/// What clients may dial, at most.
+const FRONTENDS_MAX: u32 = 1024;
+
+/// Connections that no flood displaces, at most.
+pub const FLOWS_MAX: u32 = 256;
+
+/// All maps, as large as a test needs them.
+#[must_use]
+pub fn specs() -> Vec<MapSpec> {
+    let capacity = |spec: &MapSpec| match spec.name {
+        maps::FRONTENDS => FRONTENDS_MAX,
+        // So few that some frontends spill: programs have to find these, too.
+        maps::FRONTEND_INDEX => 4,
+        maps::FRONTEND_COPIES => maps::index_copies(FRONTENDS_MAX),
+        maps::BACKENDS => 2048,
+        maps::SLOTS => 1 << 18,
+        maps::FLOWS => FLOWS_MAX,
+        maps::OPENING => 65_536,
+        // So few that connections displace each other's marks.
+        maps::ESTABLISHED => 16,
+        maps::PINS => 512,
+        maps::OPENING_PINS => 4096,
+        maps::SOCKETS => 64,
+        _ => spec.max_entries,
+    };
+    let spec = |spec: &MapSpec| MapSpec {
+        max_entries: capacity(spec),
+        ..*spec
+    };
+    maps::SPECS.iter().map(spec).collect()
 }

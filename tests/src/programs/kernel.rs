@@ -6,17 +6,15 @@ use std::{
     net::SocketAddr,
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd, RawFd},
     path::Path,
-    sync::Arc,
 };
 
 use anyhow::{Context as _, Result};
 use aya::maps::MapData;
 use bytemuck::{Pod, Zeroable};
-use lb_agent::{
-    dataplane::{Dataplane as _, bpf::FlowTable},
-    reconcile::Programmed,
+use lb_agent::{dataplane::Dataplane as _, reconcile::Programmed};
+use lb_common::{
+    Affinity, AffinityKey, Counter, Flow, FlowKey, FragmentKey, Fragments, Pin, PinKey, Slot, maps,
 };
-use lb_common::{Counter, Slot, maps};
 
 use super::{Bench, Frame, Program, Verdict, bench::FINISHED, packet::ends};
 
@@ -26,8 +24,8 @@ pub(super) mod command {
     pub(in crate::programs) const LOOKUP: u32 = 1;
     pub(in crate::programs) const UPDATE: u32 = 2;
     pub(super) const TEST_RUN: u32 = 10;
-    pub(in crate::programs) const LOOKUP_BATCH: u32 = 24;
-    pub(in crate::programs) const LOOKUP_AND_DELETE_BATCH: u32 = 25;
+    pub(super) const LOOKUP_BATCH: u32 = 24;
+    pub(super) const LOOKUP_AND_DELETE_BATCH: u32 = 25;
 }
 
 /// The member `test` of `union bpf_attr`.
@@ -66,15 +64,15 @@ pub(super) struct ElementAttributes {
 /// The member `batch`.
 #[repr(C)]
 #[derive(Clone, Copy, Default, Pod, Zeroable)]
-pub(super) struct BatchAttributes {
-    pub(super) from: u64,
-    pub(super) to: u64,
-    pub(super) keys: u64,
-    pub(super) values: u64,
-    pub(super) count: u32,
-    pub(super) map: u32,
-    pub(super) element_flags: u64,
-    pub(super) flags: u64,
+struct BatchAttributes {
+    from: u64,
+    to: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map: u32,
+    element_flags: u64,
+    flags: u64,
 }
 
 /// `struct xdp_md`.
@@ -113,17 +111,19 @@ const _: () = assert!(size_of::<SkbContext>() == 192);
 /// Longest frame that comes out of a program.
 const FRAME_MAX: usize = 8192;
 
+/// Elements that are read at once.
+const BATCH: usize = 4096;
+
 /// The programs and maps of a [`Bench`].
 pub struct Kernel {
     programs: [RawFd; 6],
     devices: [u32; 6],
-    pub(super) flows: RawFd,
-    pub(super) opening: RawFd,
-    pub(super) table: Option<Arc<FlowTable>>,
-    pub(super) pins: RawFd,
-    pub(super) opening_pins: RawFd,
-    pub(super) affinity: RawFd,
-    pub(super) pieces: RawFd,
+    flows: RawFd,
+    opening: RawFd,
+    pins: RawFd,
+    opening_pins: RawFd,
+    affinity: RawFd,
+    pieces: RawFd,
     counters: RawFd,
     out: Vec<u8>,
     out_len: usize,
@@ -176,7 +176,6 @@ impl Bench {
             devices: Program::ALL.map(|program| program.device(&self.devices)),
             flows,
             opening: map(maps::OPENING)?,
-            table: self.store.table(),
             pins,
             opening_pins: map(maps::OPENING_PINS)?,
             affinity,
@@ -297,6 +296,78 @@ impl Kernel {
         self.out[..self.metadata_len] == FINISHED.to_ne_bytes()
     }
 
+    /// A connection's record.
+    #[must_use]
+    pub fn flow(&self, key: &FlowKey) -> Option<Flow> {
+        look_up(self.flows, key).or_else(|| look_up(self.opening, key))
+    }
+
+    /// A pin.
+    #[must_use]
+    pub fn pin(&self, key: &PinKey) -> Option<Pin> {
+        look_up(self.pins, key).or_else(|| look_up(self.opening_pins, key))
+    }
+
+    /// All pins: those of confirmed connections come last.
+    ///
+    /// # Errors
+    ///
+    /// If a map cannot be read.
+    pub fn pins(&self) -> io::Result<Vec<(PinKey, Pin)>> {
+        self.pins_by(command::LOOKUP_BATCH)
+    }
+
+    fn pins_by(&self, command: u32) -> io::Result<Vec<(PinKey, Pin)>> {
+        let mut pins = batch(command, self.opening_pins)?;
+        pins.extend(batch(command, self.pins)?);
+        Ok(pins)
+    }
+
+    /// Takes all connections out of `FLOWS`.
+    ///
+    /// # Errors
+    ///
+    /// If the map cannot be emptied.
+    pub fn take_flows(&self) -> io::Result<Vec<(FlowKey, Flow)>> {
+        batch(command::LOOKUP_AND_DELETE_BATCH, self.flows)
+    }
+
+    /// Takes all connections out of `OPENING`.
+    ///
+    /// # Errors
+    ///
+    /// If the map cannot be emptied.
+    pub fn take_opening(&self) -> io::Result<Vec<(FlowKey, Flow)>> {
+        batch(command::LOOKUP_AND_DELETE_BATCH, self.opening)
+    }
+
+    /// Takes all pins out: those of confirmed connections come last.
+    ///
+    /// # Errors
+    ///
+    /// If a map cannot be emptied.
+    pub fn take_pins(&self) -> io::Result<Vec<(PinKey, Pin)>> {
+        self.pins_by(command::LOOKUP_AND_DELETE_BATCH)
+    }
+
+    /// Takes all clients' affinities out.
+    ///
+    /// # Errors
+    ///
+    /// If the map cannot be emptied.
+    pub fn take_affinity(&self) -> io::Result<Vec<(AffinityKey, Affinity)>> {
+        batch(command::LOOKUP_AND_DELETE_BATCH, self.affinity)
+    }
+
+    /// Takes all that is known of packets in pieces out.
+    ///
+    /// # Errors
+    ///
+    /// If the map cannot be emptied.
+    pub fn take_pieces(&self) -> io::Result<Vec<(FragmentKey, Fragments)>> {
+        batch(command::LOOKUP_AND_DELETE_BATCH, self.pieces)
+    }
+
     /// A counter, of all CPUs together.
     #[must_use]
     pub fn counter(&self, index: u32) -> u64 {
@@ -344,6 +415,44 @@ impl Kernel {
 
 fn test_run(attributes: &mut TestAttributes) -> io::Result<()> {
     bpf(command::TEST_RUN, attributes)
+}
+
+fn look_up<K: Pod, V: Pod>(map: RawFd, key: &K) -> Option<V> {
+    let mut value = V::zeroed();
+    let mut attributes = ElementAttributes {
+        map: map as u32,
+        key: address(key),
+        value: address(&raw mut value),
+        ..ElementAttributes::default()
+    };
+    bpf(command::LOOKUP, &mut attributes).ok()?;
+    Some(value)
+}
+
+/// Reads all elements of a hash map, or takes them out.
+fn batch<K: Pod, V: Pod>(command: u32, map: RawFd) -> io::Result<Vec<(K, V)>> {
+    let (mut keys, mut values) = (vec![K::zeroed(); BATCH], vec![V::zeroed(); BATCH]);
+    let (mut at, mut is_first, mut all) = (0_u64, true, Vec::new());
+    loop {
+        let mut attributes = BatchAttributes {
+            from: if is_first { 0 } else { address(&raw const at) },
+            to: address(&raw mut at),
+            keys: address(keys.as_mut_ptr()),
+            values: address(values.as_mut_ptr()),
+            count: BATCH as u32,
+            map: map as u32,
+            ..BatchAttributes::default()
+        };
+        let done = bpf(command, &mut attributes);
+        let count = attributes.count as usize;
+        all.extend(keys.iter().copied().zip(values.iter().copied()).take(count));
+        is_first = false;
+        match done {
+            Ok(()) => {}
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(all),
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 pub(super) fn address<T>(value: *const T) -> u64 {

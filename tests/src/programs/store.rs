@@ -1,32 +1,20 @@
 //! The programs' own memory: connections and pins, which the agent does not write.
 
-use std::{
-    collections::BTreeMap,
-    os::fd::AsFd as _,
-    path::Path,
-    sync::{Arc, atomic::Ordering},
-};
+use std::{collections::BTreeMap, path::Path};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, bail};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, RingBuf};
-use lb_agent::dataplane::bpf::FlowTable;
 use lb_common::{
     DropKey, Flow, FlowKey, Frontend, FrontendKey, Pin, PinKey, ServiceNets,
     counter::Outcome,
     drops::Event,
-    flow::{Marks, table},
+    flow::Marks,
     frontend::index::Listed,
     maps::{
-        DROPS, ESTABLISHED, EVENTS, FLOW_TABLE, FLOWS, FRONTEND_COPIES, FRONTENDS, LAST_DROPS,
-        LAYOUT_VERSION, OPENING, OPENING_PINS, PINS, SERVICE_NETS,
+        DROPS, ESTABLISHED, EVENTS, FLOWS, FRONTEND_COPIES, FRONTENDS, LAST_DROPS, LAYOUT_VERSION,
+        OPENING, OPENING_PINS, PINS, SERVICE_NETS,
     },
-    ways::Word,
 };
-
-use crate::mapped::Mapped;
-
-/// Words of a bucket of `FLOW_TABLE`.
-const BUCKET: usize = size_of::<table::Bucket>() / size_of::<u64>();
 
 /// A key or a value as it lies in memory.
 #[derive(Clone, Copy)]
@@ -43,10 +31,6 @@ type Table<K, V> = HashMap<MapData, Raw<K>, Raw<V>>;
 pub(super) struct Store {
     flows: Table<FlowKey, Flow>,
     opening: Table<FlowKey, Flow>,
-    /// Where both are instead, if it has room.
-    table: Option<Arc<FlowTable>>,
-    /// The words of that.
-    words: Mapped<u64>,
     pins: Table<PinKey, Pin>,
     opening_pins: Table<PinKey, Pin>,
     frontends: Table<FrontendKey, Frontend>,
@@ -60,14 +44,8 @@ pub(super) struct Store {
 
 impl Store {
     /// Opens the maps that are pinned below `pin_dir`.
-    pub(super) fn open(pin_dir: &Path, seed: u32) -> Result<Self> {
-        let table = data(pin_dir, FLOW_TABLE)?;
-        let buckets = table.info()?.max_entries();
-        let words = Mapped::new(table.fd().as_fd(), buckets as usize * BUCKET);
-        let table = FlowTable::new(table.fd().as_fd(), buckets, seed).context("map FLOW_TABLE")?;
+    pub(super) fn open(pin_dir: &Path) -> Result<Self> {
         Ok(Self {
-            words: words.context("map FLOW_TABLE")?,
-            table: (buckets > 1).then(|| Arc::new(table)),
             flows: open(pin_dir, FLOWS)?,
             opening: open(pin_dir, OPENING)?,
             pins: open(pin_dir, PINS)?,
@@ -84,25 +62,13 @@ impl Store {
 
     /// Records of both maps.
     pub(super) fn flows(&self) -> Result<Vec<(FlowKey, Flow)>> {
-        if let Some(table) = &self.table {
-            return Ok(table.records().map(|(key, flow, _)| (key, flow)).collect());
-        }
         let mut flows = read(&self.flows)?;
         flows.extend(read(&self.opening)?);
         Ok(flows)
     }
 
-    /// The table, if flows are there.
-    pub(super) fn table(&self) -> Option<Arc<FlowTable>> {
-        self.table.clone()
-    }
-
     /// Records of `FLOWS`.
     pub(super) fn kept(&self) -> Result<Vec<(FlowKey, Flow)>> {
-        if let Some(table) = &self.table {
-            let kept = table.records().filter(|(_, _, is_kept)| *is_kept);
-            return Ok(kept.map(|(key, flow, _)| (key, flow)).collect());
-        }
         read(&self.flows)
     }
 
@@ -122,31 +88,12 @@ impl Store {
     pub(super) fn put_flow(&mut self, key: &FlowKey, flow: &Flow) -> Result<()> {
         const EXIST: u64 = 2;
         self.clear_marks()?;
-        if self
-            .table
-            .as_ref()
-            .is_some_and(|table| table.replace(key, flow))
-        {
-            return Ok(());
-        }
         for table in [&mut self.opening, &mut self.flows] {
             if table.insert(Raw(*key), Raw(*flow), EXIST).is_ok() {
                 return Ok(());
             }
         }
         bail!("there is no record {key:?}")
-    }
-
-    /// Lets ticks pass for what the table notes of its records' use.
-    pub(super) fn age_table(&self, ticks: u64) {
-        for bucket in self.words.words().chunks_exact(BUCKET) {
-            for shared in &bucket[..table::WAYS] {
-                let word = Word(shared.load(Ordering::Relaxed));
-                if word.is_published() {
-                    shared.store(word.aged(ticks).0, Ordering::Relaxed);
-                }
-            }
-        }
     }
 
     /// Inserts or replaces a pin of `PINS`.
@@ -157,10 +104,6 @@ impl Store {
 
     /// Inserts or replaces the record of a flow that is opening.
     pub(super) fn insert_flow(&mut self, key: &FlowKey, flow: &Flow) -> Result<()> {
-        if let Some(table) = &self.table {
-            ensure!(table.insert(key, flow), "no room for a record");
-            return Ok(());
-        }
         let inserted = self.opening.insert(Raw(*key), Raw(*flow), 0);
         inserted.context("insert a record")
     }
@@ -173,9 +116,6 @@ impl Store {
 
     /// The same, but for marks.
     pub(super) fn clear_records(&mut self) -> Result<()> {
-        if let Some(table) = &self.table {
-            table.clear();
-        }
         for table in [&mut self.opening, &mut self.flows] {
             for (key, _) in read(table)? {
                 table.remove(&Raw(key)).context("forget a record")?;
@@ -264,14 +204,10 @@ impl Store {
 }
 
 fn open<T: TryFrom<Map, Error = MapError>>(pin_dir: &Path, name: &str) -> Result<T> {
-    let map = Map::from_map_data(data(pin_dir, name)?);
-    let map = map.with_context(|| format!("recognise {name}"))?;
-    map.try_into().with_context(|| format!("use {name}"))
-}
-
-fn data(pin_dir: &Path, name: &str) -> Result<MapData> {
     let path = pin_dir.join(format!("v{LAYOUT_VERSION}/maps/{name}"));
-    MapData::from_pin(&path).with_context(|| format!("open {}", path.display()))
+    let data = MapData::from_pin(&path).with_context(|| format!("open {}", path.display()))?;
+    let map = Map::from_map_data(data).with_context(|| format!("recognise {name}"))?;
+    map.try_into().with_context(|| format!("use {name}"))
 }
 
 fn read<K: bytemuck::Pod, V: bytemuck::Pod>(table: &Table<K, V>) -> Result<Vec<(K, V)>> {

@@ -18,7 +18,7 @@ use lb_agent::{
 use lb_common::{DatapathConfig, maps};
 use lb_tests::{
     lab,
-    programs::{Family, Flows},
+    programs::{Family, specs},
 };
 use serde_json::{Value, json};
 
@@ -47,7 +47,7 @@ fn open(test: &str) -> (PinDir, BpfDataplane) {
         cgroup: None,
         xdp: XdpMode::Native,
         tc: TcMode::Auto,
-        maps: Flows::Maps.specs(),
+        maps: specs(),
         config: DatapathConfig::DEFAULT,
         discards_unknown_layouts: false,
         stop_after: None,

@@ -22,7 +22,6 @@ mod outside;
 mod pieces;
 mod routes;
 mod snat;
-mod table;
 mod together;
 mod untouched;
 mod ways;

@@ -10,16 +10,13 @@ use std::{
 use lb_agent::dataplane::bpf::Known;
 use lb_tests::programs::{
     Bench, Case, FLOWS_MAX, Frame, Kernel, Packet, Pod, Program, Service, Verdict, each_case,
-    on_bench_with_table,
 };
 
 /// Connections of each kind: so many that all ways in which two programs overlap occur.
 const CONNECTIONS: u16 = 2048;
-/// The same where there is less that is new.
-const FEWER: u16 = CONNECTIONS / 4;
 /// Connections that there are at one time: fewer than there is room for.
 const AT_ONCE: u16 = 128;
-const _: () = assert!(FEWER.is_multiple_of(AT_ONCE) && (AT_ONCE as u32) < FLOWS_MAX);
+const _: () = assert!(CONNECTIONS.is_multiple_of(AT_ONCE) && (AT_ONCE as u32) < FLOWS_MAX);
 /// By how much one of the packets comes later: up to these turns of a loop.
 const DELAYS: u16 = 64;
 
@@ -132,90 +129,62 @@ fn at_once<T: Send>(
 
 /// Lets connections of every kind meet with what `meeting` does to them.
 fn each_connection(meeting: impl Fn(&mut [Kernel; 2], Connection, [u16; 2]) + Sync) {
-    each_case(|bench, case| each_of(bench, case, CONNECTIONS, &meeting));
-}
-
-fn each_of(
-    bench: &mut Bench,
-    case: Case,
-    connections: u16,
-    meeting: &impl Fn(&mut [Kernel; 2], Connection, [u16; 2]),
-) {
-    for walk in WALKS {
-        bench.clear();
-        bench.serve(&[Service::new(1, [Pod::on(2, 14)])]);
-        let mut kernels = [kernel(bench), kernel(bench)];
-        for number in 0..connections {
-            let connection = Connection::new(walk, case, number);
-            let mut delays = [number % DELAYS, 0];
-            delays.rotate_left(usize::from(number / DELAYS % 2));
-            meeting(&mut kernels, connection, delays);
-            if (number + 1) % AT_ONCE == 0 {
-                assert_eq!(bench.flows().len(), usize::from(AT_ONCE));
-                bench.forget_connections();
+    each_case(|bench, case| {
+        for walk in WALKS {
+            bench.clear();
+            bench.serve(&[Service::new(1, [Pod::on(2, 14)])]);
+            let mut kernels = [kernel(bench), kernel(bench)];
+            for number in 0..CONNECTIONS {
+                let connection = Connection::new(walk, case, number);
+                let mut delays = [number % DELAYS, 0];
+                delays.rotate_left(usize::from(number / DELAYS % 2));
+                meeting(&mut kernels, connection, delays);
+                if (number + 1) % AT_ONCE == 0 {
+                    assert_eq!(bench.flows().len(), usize::from(AT_ONCE));
+                    bench.forget_connections();
+                }
             }
         }
-    }
+    });
 }
 
 fn kernel(bench: &mut Bench) -> Kernel {
     bench.kernel().expect("the programs")
 }
 
-fn first_packets([one, other]: &mut [Kernel; 2], connection: Connection, delays: [u16; 2]) {
-    let [first, second] = at_once(delays, || connection.opens(one), || connection.opens(other));
-    assert_eq!(first, second, "{connection:?}");
-}
-
-fn next_packets([one, other]: &mut [Kernel; 2], connection: Connection, delays: [u16; 2]) {
-    let way = connection.opens(one);
-    connection.is_answered(one, way);
-    let [first, second] = at_once(
-        delays,
-        || connection.goes_on(one),
-        || connection.goes_on(other),
-    );
-    assert_eq!([first, second], [way, way], "{connection:?}");
-}
-
-fn next_packet_and_answer(
-    [one, other]: &mut [Kernel; 2],
-    connection: Connection,
-    delays: [u16; 2],
-) {
-    let way = connection.opens(one);
-    let back = connection.is_answered(one, way);
-    let [there, again] = at_once(
-        delays,
-        || connection.goes_on(one),
-        || connection.is_answered(other, way),
-    );
-    assert_eq!([there, again], [way, back], "{connection:?}");
-}
-
 #[test]
 fn first_packets_that_meet_become_one_connection() {
-    each_connection(first_packets);
+    each_connection(|[one, other], connection, delays| {
+        let [first, second] = at_once(delays, || connection.opens(one), || connection.opens(other));
+        assert_eq!(first, second, "{connection:?}");
+    });
 }
 
 #[test]
 fn packet_that_meets_the_one_that_confirms_its_connection_goes_the_same_way() {
-    each_connection(next_packets);
+    each_connection(|[one, other], connection, delays| {
+        let way = connection.opens(one);
+        connection.is_answered(one, way);
+        let [first, second] = at_once(
+            delays,
+            || connection.goes_on(one),
+            || connection.goes_on(other),
+        );
+        assert_eq!([first, second], [way, way], "{connection:?}");
+    });
 }
 
 #[test]
 fn answer_that_meets_the_packet_that_confirms_its_connection_reaches_the_client() {
-    each_connection(next_packet_and_answer);
-}
-
-#[test]
-fn packets_that_meet_go_the_same_way_where_flows_are_in_a_table() {
-    on_bench_with_table("together", 1024, |bench| {
-        for case in Case::all() {
-            each_of(bench, case, FEWER, &first_packets);
-            each_of(bench, case, FEWER, &next_packets);
-            each_of(bench, case, FEWER, &next_packet_and_answer);
-        }
+    each_connection(|[one, other], connection, delays| {
+        let way = connection.opens(one);
+        let back = connection.is_answered(one, way);
+        let [there, again] = at_once(
+            delays,
+            || connection.goes_on(one),
+            || connection.is_answered(other, way),
+        );
+        assert_eq!([there, again], [way, back], "{connection:?}");
     });
 }
 

@@ -9,10 +9,8 @@ use aya::{
 };
 use caps::{CapSet, Capability};
 use lb_common::{
-    DatapathConfig,
-    flow::table,
-    known,
-    maps::{ESTABLISHED, FLOW_TABLE, FRONTEND_INDEX, KNOWN, MapSpec},
+    DatapathConfig, known,
+    maps::{ESTABLISHED, FRONTEND_INDEX, KNOWN, MapSpec},
 };
 
 use super::{
@@ -95,9 +93,6 @@ fn load_object(object: &[u8], options: &Options, pins: &Pins) -> Result<Ebpf, Er
     loader.override_global("CONFIG", &config, true);
     let known_words = known::side_words(elements(KNOWN));
     loader.override_global("KNOWN_WORDS", &known_words, true);
-    let flow_buckets = table::buckets(elements(FLOW_TABLE));
-    loader.override_global("FLOW_BUCKETS", &flow_buckets, true);
-    loader.override_global("FLOW_SEED", &options.config.seed, true);
     for spec in &options.maps {
         loader
             .map_max_entries(spec.name, spec.max_entries)

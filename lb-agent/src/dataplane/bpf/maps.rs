@@ -11,8 +11,8 @@ use lb_common::{
     Vip,
     flow::confirmed,
     maps::{
-        ADDRESSES, BACKENDS, COUNTERS, FRONTENDS, INTERFACES, LAYOUT_VERSION, PINS, SERVICE_NETS,
-        SLOTS, VIPS,
+        ADDRESSES, BACKENDS, COUNTERS, FLOWS, FRONTENDS, INTERFACES, LAYOUT_VERSION, OPENING, PINS,
+        SERVICE_NETS, SLOTS, VIPS,
     },
 };
 
@@ -23,7 +23,6 @@ use super::{
     batch::{self, Batches},
     error::{Error, is_absent},
     failpoint,
-    flows::Flows,
     index::Index,
     known::Bits,
     pins::Pins,
@@ -51,7 +50,8 @@ pub(super) struct Tables {
     vips: Table<Addr, Vip>,
     source_ranges: Ranges,
     service_nets: Array<MapData, Raw<ServiceNets>>,
-    flows: Flows,
+    flows: Table<FlowKey, Flow>,
+    opening: Table<FlowKey, Flow>,
     pins: Table<PinKey, Pin>,
     backends: Array<MapData, Raw<Backend>>,
     counters: PerCpuArray<MapData, u64>,
@@ -62,21 +62,16 @@ pub(super) struct Tables {
 }
 
 impl Tables {
-    /// Takes the maps out of `ebpf`; `index` says what its frontends are, `known` which connections it can know, and
-    /// `flows` which it knows.
-    pub(super) fn take(
-        ebpf: &mut Ebpf,
-        index: Index,
-        known: Bits,
-        flows: Flows,
-    ) -> Result<Self, Error> {
+    /// Takes the maps out of `ebpf`; `index` says what its frontends are, and `known` which connections it can know.
+    pub(super) fn take(ebpf: &mut Ebpf, index: Index, known: Bits) -> Result<Self, Error> {
         Ok(Self {
             frontends: Table::take(ebpf, FRONTENDS)?,
             interfaces: Table::take(ebpf, INTERFACES)?,
             vips: Table::take(ebpf, VIPS)?,
             source_ranges: Ranges::take(ebpf)?,
             service_nets: typed(ebpf, SERVICE_NETS)?,
-            flows,
+            flows: Table::take(ebpf, FLOWS)?,
+            opening: Table::take(ebpf, OPENING)?,
             pins: Table::take(ebpf, PINS)?,
             backends: typed(ebpf, BACKENDS)?,
             counters: typed(ebpf, COUNTERS)?,
@@ -102,7 +97,7 @@ fn written(
 }
 
 /// A hash map.
-pub(super) struct Table<K, V> {
+struct Table<K, V> {
     name: &'static str,
     map: HashMap<MapData, Raw<K>, Raw<V>>,
     max_entries: u32,
@@ -113,7 +108,7 @@ where
     K: bytemuck::Pod + Ord + std::fmt::Debug,
     V: bytemuck::Pod,
 {
-    pub(super) fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Self, Error> {
+    fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Self, Error> {
         let map = take(ebpf, name)?;
         let max_entries = match &map {
             Map::HashMap(data) | Map::LruHashMap(data) => data.info(),
@@ -132,7 +127,7 @@ where
         put.map_err(|error| failed("update", self.name, format!("{key:?}"), error))
     }
 
-    pub(super) fn remove(&mut self, key: &K) -> Result<(), DataplaneError> {
+    fn remove(&mut self, key: &K) -> Result<(), DataplaneError> {
         match self.map.remove(&Raw(*key)) {
             Err(error) if !is_absent(&error) => {
                 Err(failed("remove", self.name, format!("{key:?}"), error))
@@ -142,7 +137,7 @@ where
     }
 
     /// The elements; the kernel programs may add and remove some meanwhile.
-    pub(super) fn iter(&self) -> impl Iterator<Item = Result<(K, V), DataplaneError>> + '_ {
+    fn iter(&self) -> impl Iterator<Item = Result<(K, V), DataplaneError>> + '_ {
         // Where an element is removed under the iteration, it starts anew: there must be an end.
         let elements = self.map.iter().take(2 * self.max_entries as usize);
         elements.map(|element| match element {
@@ -152,7 +147,7 @@ where
     }
 
     /// Passes all elements to `take`, many at a time. Those that come and go meanwhile may be missed.
-    pub(super) fn read_batches(&self, take: impl FnMut(&[K], &[V])) -> Result<(), DataplaneError> {
+    fn read_batches(&self, take: impl FnMut(&[K], &[V])) -> Result<(), DataplaneError> {
         let read = Batches::new().read(&self.map, take);
         read.map_err(|error| unread(self.name, error))
     }
@@ -335,18 +330,23 @@ impl Dataplane for BpfDataplane {
     ) -> Result<(), DataplaneError> {
         let Tables {
             flows,
+            opening,
             pins,
             slots,
             known,
             ..
         } = &mut self.tables;
         let (mut lost, mut newest) = (Vec::new(), 0);
-        flows.for_each(|key, flow| {
-            newest = newest.max(flow.seen_tick);
-            if is_lost(slots.as_slice(), key, flow) {
-                lost.push((*key, *flow));
+        let mut look = |keys: &[FlowKey], records: &[Flow]| {
+            for (key, flow) in keys.iter().zip(records) {
+                newest = newest.max(flow.seen_tick);
+                if is_lost(slots.as_slice(), key, flow) {
+                    lost.push((*key, *flow));
+                }
             }
-        })?;
+        };
+        opening.read_batches(&mut look)?;
+        flows.read_batches(&mut look)?;
         lost.retain(|(_, flow)| flow.expires_tick >= newest);
         let (mut lost, mut opening): (Vec<_>, Vec<_>) = lost
             .into_iter()
@@ -400,7 +400,8 @@ impl BpfDataplane {
     /// The connections, in no order. The programs go on meanwhile: some may be missed, others
     /// come twice.
     pub fn flows(&self) -> impl Iterator<Item = Result<(FlowKey, Flow), DataplaneError>> + '_ {
-        self.tables.flows.iter()
+        let Tables { flows, opening, .. } = &self.tables;
+        opening.iter().chain(flows.iter())
     }
 
     /// Removes a connection; one that is not there is no error.
@@ -409,6 +410,7 @@ impl BpfDataplane {
     ///
     /// [`DataplaneError::Map`] if the kernel refuses.
     pub fn remove_flow(&mut self, key: &FlowKey) -> Result<(), DataplaneError> {
+        self.tables.opening.remove(key)?;
         self.tables.flows.remove(key)
     }
 

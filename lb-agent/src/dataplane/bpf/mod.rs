@@ -17,7 +17,6 @@ mod error;
 mod failpoint;
 mod features;
 mod filter;
-mod flows;
 mod index;
 pub mod kernel;
 mod known;
@@ -35,7 +34,6 @@ mod run;
 mod sockets;
 mod sweep;
 mod syscall;
-mod table;
 mod verify;
 mod words;
 
@@ -68,10 +66,9 @@ pub use self::{
     plan::{Attachment, Hook, TcMode, XdpMode},
     run::ProgramRun,
     sweep::{Sweeper, Swept},
-    table::FlowTable,
     verify::{BrokenLink, Fault},
 };
-use self::{flows::Flows, index::Index, known::Bits, maps::Tables, pins::Pins};
+use self::{index::Index, known::Bits, maps::Tables, pins::Pins};
 
 /// How the programs are loaded and attached.
 #[derive(Clone, Debug)]
@@ -144,8 +141,7 @@ pub fn open(object: &[u8], options: &Options) -> Result<BpfDataplane, Error> {
     let known = Bits::open(&pins)?;
     // An earlier version's programs, which may be there still, note nothing.
     known.distrust();
-    let flows = Flows::take(&mut ebpf, FlowTable::open(&pins, options.config.seed)?)?;
-    let tables = Tables::take(&mut ebpf, Index::open(&pins)?, known, flows)?;
+    let tables = Tables::take(&mut ebpf, Index::open(&pins)?, known)?;
     if !has_sockets {
         sockets::sync(&mut ebpf, &pins, options.cgroup.as_deref())?;
     }

@@ -46,10 +46,6 @@ pub(super) struct Options {
     /// Measure only what has this in its name, in full.
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
-
-    /// Let the programs have flows in one array instead of in hash maps (docs/decisions/0007).
-    #[arg(long)]
-    table: bool,
 }
 
 /// What is measured in all: how many Services there are, how many flows, and of what families.
@@ -168,11 +164,7 @@ impl Subject {
 pub(super) fn measure(options: &Options, common: &Common) -> Result<Vec<Row>> {
     let matrix = Matrix::new(options, common);
     let most = matrix.services.iter().copied().max().unwrap_or(1);
-    let mut specs = world::specs(most, 0);
-    if options.table {
-        specs = world::with_table(specs);
-    }
-    let (netns, bench) = Bench::set_up("perf", world::config(), specs)?;
+    let (netns, bench) = Bench::set_up("perf", world::config(), world::specs(most, 0))?;
     let progress = Progress::new("programs", matrix.steps());
     let only = options.only.clone();
     // A program that is run finds its device in the network namespace of the calling thread.

@@ -10,9 +10,7 @@ use lb_agent::model::{
     Slice, SlicePort, TrafficPolicy,
 };
 use lb_common::{
-    DatapathConfig,
-    flow::table,
-    maglev,
+    DatapathConfig, maglev,
     maps::{self, MapSpec},
     protocol,
 };
@@ -38,20 +36,6 @@ pub(super) fn config() -> DatapathConfig {
         snat_port_first: 32_768,
         ..DatapathConfig::DEFAULT
     }
-}
-
-/// The same maps with room for as many flows in one array, instead of in `FLOWS` and `OPENING`.
-pub(super) fn with_table(mut specs: Vec<MapSpec>) -> Vec<MapSpec> {
-    let flows = specs.iter().find(|spec| spec.name == maps::FLOWS);
-    let buckets = flows.map_or(0, |flows| table::buckets_for(flows.max_entries));
-    for spec in &mut specs {
-        match spec.name {
-            maps::FLOWS | maps::OPENING => spec.max_entries = 1,
-            maps::FLOW_TABLE => spec.max_entries = buckets,
-            _ => {}
-        }
-    }
-    specs
 }
 
 /// All maps, as large as by default, and larger where so many Services or flows need it.
