@@ -81,12 +81,6 @@ impl Word {
         Self(self.0 & !(STAMP << STAMP_SHIFT) | (tick & STAMP) << STAMP_SHIFT)
     }
 
-    /// The same as if it had been claimed or touched so many ticks earlier.
-    #[must_use]
-    pub fn aged(self, ticks: u64) -> Self {
-        self.touched((self.0 >> STAMP_SHIFT).wrapping_sub(ticks))
-    }
-
     /// Whether the record is being written.
     #[inline(always)]
     #[must_use]
@@ -126,19 +120,6 @@ impl Word {
     #[must_use]
     pub fn tag(self) -> u32 {
         (self.0 >> TAG_SHIFT) as u32
-    }
-
-    /// Whether both are of one claim: whoever has read a record in between has read that of one key.
-    #[must_use]
-    pub fn is_same(self, other: Self) -> bool {
-        self.0 & NUMBER == other.0 & NUMBER && self.tag() == other.tag()
-    }
-
-    /// Whether it was claimed or touched more than so many ticks ago.
-    #[inline(always)]
-    #[must_use]
-    pub fn is_older(self, tick: u64, ticks: u64) -> bool {
-        self.age(tick) > ticks
     }
 
     /// How long ago in ticks it was claimed or touched, at most half of what a stamp can tell apart. Ticks of different
@@ -199,16 +180,6 @@ impl Place {
             tag: Tag(tag | u32::from(tag == 0)),
         }
     }
-}
-
-/// A bucket, in the memory of its map.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub struct Bucket<R, const WAYS: usize> {
-    /// What [`Word`]s say of the records.
-    pub words: [u64; WAYS],
-    /// The records.
-    pub records: [R; WAYS],
 }
 
 /// The words of a bucket in shared memory.
