@@ -233,14 +233,14 @@ pub fn find<const WAYS: usize>(bucket: &impl Words<WAYS>, tag: Tag) -> Option<(u
     let found = WAYS.next_power_of_two();
     let mut at = 0;
     for way in 0..WAYS {
-        // Multiplied: where a mask meets a constant, verifiers since Linux 6.18 follow both outcomes.
+        // Multiplied: where a mask meets a constant, the verifier of Linux 6.18 follows both outcomes.
         let is_it = black_box(bucket.word(way).is_published_of(tag));
         at |= is_it.wrapping_mul((found | way) as u64);
     }
     if at == 0 {
         return None;
     }
-    // There is one at most.
+    // There is one at most; should it have moved meanwhile, its word is not this one.
     let way = (at as usize & (found - 1)) % WAYS;
     let word = bucket.word(way);
     (word.has(tag) && !word.is_claimed()).then_some((way, word))
