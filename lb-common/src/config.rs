@@ -32,8 +32,8 @@ pub struct DatapathConfig {
     pub frontend_buckets: u32,
     /// Elements of `ESTABLISHED`. Whoever loads the programs knows it.
     pub mark_buckets: u32,
-    /// Zero.
-    pub pad: u32,
+    /// Seed of the marks in `ESTABLISHED`. A secret: whoever loads the programs chooses it by chance.
+    pub mark_seed: u32,
 }
 
 /// Bits of [`DatapathConfig::flags`].
@@ -62,7 +62,7 @@ impl DatapathConfig {
         icmp_errors_per_second: Self::ICMP_ERRORS_PER_SECOND,
         frontend_buckets: 0,
         mark_buckets: 0,
-        pad: 0,
+        mark_seed: 0,
     };
 
     /// As many as the kernel sends of its own, on all CPUs together (`net.ipv4.icmp_msgs_per_sec`).

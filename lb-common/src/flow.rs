@@ -14,12 +14,14 @@ mod pin;
 #[cfg(test)]
 mod properties;
 mod reserved;
+mod route;
 
 pub use self::{
-    mark::{Mark, Marks},
+    mark::{Mark, Marked, Marks},
     now::Now,
     phase::Phase,
     pin::{Pin, PinKey},
+    route::CachedRoute,
 };
 
 /// Where a reply is undone; part of [`FlowKey`], so that a reply is not caught anywhere else.

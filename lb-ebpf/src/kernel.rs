@@ -7,11 +7,12 @@ use aya_ebpf::{
     helpers::generated::{bpf_get_prandom_u32, bpf_jiffies64},
 };
 use lb_common::{
-    Addr, Affinity, AffinityKey, Backend, Counter, DatapathConfig, Flow, FlowKey, FragmentKey,
-    Fragments, Frontend, FrontendKey, Hop, Interface, Pin, PinKey, Slot, SourceRange, Vip,
+    Addr, Affinity, AffinityKey, Backend, BackendRef, Counter, DatapathConfig, Flow, FlowKey,
+    FragmentKey, Fragments, Frontend, FrontendKey, Hop, Interface, Pin, PinKey, Slot, SourceRange,
+    Vip,
     addresses::Place,
     counter::{Hook, Outcome},
-    flow::{Mark, Marks, Now},
+    flow::{CachedRoute, Mark, Marks, Now},
     packet::Parsed,
     path::{Device, FlowStore, FragmentStore, Route, Tables},
     protocol,
@@ -21,7 +22,7 @@ use crate::{
     index, known,
     maps::{
         self, ADDRESSES, AFFINITY, BACKENDS, CONFIG, COUNTERS, FLOWS, FRAGMENTS, INTERFACES,
-        OPENING, OPENING_PINS, PINS, SERVICE_NETS, SLOTS, VIPS,
+        OPENING, OPENING_PINS, PINS, ROUTES, SERVICE_NETS, SLOTS, VIPS,
     },
     marks,
 };
@@ -239,19 +240,31 @@ impl<C, P> FlowStore for Run<C, P> {
 
     #[inline(always)]
     fn remove(&mut self, key: &FlowKey) {
+        // Of one that is SNATed, the key has no client.
+        let client = self.look_up(key).map_or((key.dst, key.dst_port), |flow| {
+            (flow.client.by_words(), flow.client_port)
+        });
         // An absent record is what the caller wants.
         let _ = OPENING.remove(key);
         if known::may_have_flow(key) {
             let _ = FLOWS.remove(key);
         }
         if key.protocol == protocol::TCP {
-            self.remove_marks((key.dst, key.dst_port));
+            self.remove_marks(client);
         }
     }
 
     #[inline(always)]
     fn marks(&self, index: u32) -> [u32; Marks::WAYS] {
         marks::get(index)
+    }
+
+    #[inline(always)]
+    fn cached_route(&mut self, backend: BackendRef) -> Option<&mut CachedRoute> {
+        let route = ROUTES.get_ptr_mut(CachedRoute::index(backend))?;
+        // SAFETY: the pointer was checked, and map memory outlives the program's run. Programs on other CPUs may write it
+        // at any time: whoever reads parts of two routes has no mark for that.
+        Some(unsafe { &mut *route })
     }
 
     #[inline(always)]

@@ -15,7 +15,7 @@ use lb_common::{
     FragmentKey, Fragments, Frontend, FrontendKey, Held, HeldKey, Interface, Pin, PinKey,
     ServiceNets, Slot, SourceRange, Vip, addresses,
     drops::Event,
-    flow::Marks,
+    flow::{CachedRoute, Marks},
     frontend::index::{Bucket, Listed},
     maps,
     path::Scratch,
@@ -145,6 +145,10 @@ pub(crate) fn held_buffer() -> Option<&'static mut Held> {
     // the first piece of their packet has come.
     Some(unsafe { &mut *held })
 }
+
+/// How packets for backends elsewhere have left, for a second. Not pinned: other programs have other marks.
+#[btf_map]
+pub(crate) static ROUTES: Array<CachedRoute, { CachedRoute::ELEMENTS }> = Array::new();
 
 /// A query to the routing table, all zero at first. Kept between packets because sixty-four
 /// zero bytes on the stack become a call of `memset`.

@@ -1,13 +1,14 @@
 //! Connections that go on, told without their records.
 //!
 //! Most of what a client sends needs nothing of its connection's record but that there is one: with whom the
-//! connection is, its slot says. A record among many is in no cache, and a few words are. So whoever has
+//! connection is, its slot says, and how others leave for that backend, [`CachedRoute`](super::CachedRoute). A record
+//! among many is in no cache, and a few words are. So whoever has
 //! found a connection that goes on where its slot says leaves a mark in `ESTABLISHED`, and the client's next
 //! segments go by that for a moment. Then the record is asked again, so that it knows that the connection is alive.
 
 use bytemuck::{Pod, Zeroable};
 
-use super::Now;
+use super::{Hop, Now};
 use crate::{Addr, BackendRef, hash};
 
 /// For how long a mark holds at most, in ticks, as a power of two. 4 to 41 seconds, after the kernel's
@@ -36,6 +37,31 @@ impl Marks {
     pub const WAYS: usize = 4;
 }
 
+/// What a mark is made of beside its client and the time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Marked {
+    /// Hash of the client's tuple.
+    pub hash: u32,
+    /// Who serves it.
+    pub backend: BackendRef,
+    /// Where replies are undone.
+    pub edge: u32,
+    /// [`source`](Self::source) of its packets; 0 where they keep theirs.
+    pub source: u64,
+}
+
+impl Marked {
+    /// What becomes of the source of a connection's packets, and the way that they leave by.
+    #[inline(always)]
+    #[must_use]
+    pub fn source(snat: Addr, port: u16, hop: &Hop) -> u64 {
+        let [a, b, c] = hop.macs;
+        let first = u64::from(hop.ifindex) | u64::from(a) << 32;
+        let rest = u64::from(b) | u64::from(c) << 32;
+        hash::mix(hash::mix(hash::wide(snat, port.into()), first), rest)
+    }
+}
+
 /// A connection's mark, and where it is.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Zeroable)]
@@ -47,24 +73,17 @@ pub struct Mark {
 }
 
 impl Mark {
-    /// The mark of a client's connection with a backend, at a moment. `hash` is the one of the client's tuple,
-    /// `edge` is where replies are undone, and `buckets` is how many elements `ESTABLISHED` has.
+    /// The mark of a client's connection at a moment. `buckets` is how many elements `ESTABLISHED` has; `seed`
+    /// is nobody's business, so that nobody chooses his connections by whose marks theirs are like.
     #[inline(always)]
     #[must_use]
-    pub fn of(
-        client: (Addr, u16),
-        hash: u32,
-        backend: BackendRef,
-        edge: u32,
-        now: Now,
-        buckets: u32,
-    ) -> Self {
+    pub fn of(client: (Addr, u16), of: Marked, now: Now, buckets: u32, seed: u32) -> Self {
         let point = point(client.0, client.1);
         // Each connection's periods end at another moment: not all of them ask for their records at once.
         let period = now.tick.wrapping_add(point) >> PERIOD_SHIFT;
-        let dialled = u64::from(hash) | u64::from(backend.bits) << 32;
-        let met = u64::from(edge) | period << 32;
-        let all = hash::mix(hash::mix(dialled, point), met) as u32;
+        let dialled = u64::from(of.hash) | u64::from(of.backend.bits) << 32;
+        let met = u64::from(of.edge ^ seed) | period << 32;
+        let all = hash::mix(hash::mix(met, dialled), point ^ of.source) as u32;
         Self {
             index: index(point, buckets),
             word: all & !(AGE | PRESENT) | PRESENT | (now.tick >> PERIOD_SHIFT) as u32 & AGE,
@@ -158,12 +177,15 @@ mod tests {
     proptest! {
         #[test]
         fn every_mark_has_a_place_and_is_found_there_until_its_time_is_over(
-            addr: std::net::IpAddr, port: u16, hash: u32, bits: u32, edge: u32, tick: u64, buckets in 1_u32..,
+            addr: std::net::IpAddr, port: u16, hash: u32, bits: u32, edge: u32, source: u64, seed: u32, tick: u64,
+            buckets in 1_u32..,
         ) {
-            let of = |tick| Mark::of((addr.into(), port), hash, BackendRef { bits }, edge, at(tick), buckets);
+            let client = (addr.into(), port);
+            let marked = Marked { hash, backend: BackendRef { bits }, edge, source };
+            let of = |tick| Mark::of(client, marked, at(tick), buckets, seed);
             let mark = of(tick);
             prop_assert!(mark.index < buckets);
-            prop_assert_eq!(mark.index, Mark::index_of((addr.into(), port), buckets));
+            prop_assert_eq!(mark.index, Mark::index_of(client, buckets));
             let mut words = [0; Marks::WAYS];
             prop_assert!(!mark.is_in(words));
             words[mark.way(words)] = mark.word;
@@ -175,22 +197,46 @@ mod tests {
         }
 
         #[test]
-        fn mark_is_of_one_connection_only(number: u32, hash: u32, bits: u32, edge: u32, other in 1_u32..) {
-            let of = |number, hash, bits, edge| {
-                Mark::of(client(number % (1 << 20)), hash, BackendRef { bits }, edge, at(1000), 1 << 18)
+        fn mark_is_of_one_connection_only(
+            number: u32, hash: u32, bits: u32, edge: u32, source: u64, seed: u32, other in 1_u32..,
+        ) {
+            let marked = |hash, bits, edge, source| Marked { hash, backend: BackendRef { bits }, edge, source };
+            let of = |number, marked| Mark::of(client(number % (1 << 20)), marked, at(1000), 1 << 18, seed);
+            let mark = of(number, marked(hash, bits, edge, source));
+            let others_client = number ^ (other % (1 << 20));
+            prop_assume!(others_client != number);
+            prop_assert_ne!(mark, of(others_client, marked(hash, bits, edge, source)), "another client");
+            prop_assert_ne!(mark, of(number, marked(hash ^ other, bits, edge, source)), "another frontend");
+            prop_assert_ne!(mark, of(number, marked(hash, bits ^ other, edge, source)), "another backend");
+            prop_assert_ne!(mark, of(number, marked(hash, bits, edge ^ other, source)), "another device");
+            let others_source = source ^ u64::from(other);
+            prop_assert_ne!(mark, of(number, marked(hash, bits, edge, others_source)), "another source or way");
+        }
+
+        #[test]
+        fn source_is_of_one_address_port_and_hop(
+            snat: [std::net::IpAddr; 2], port: u16, hop: [u32; 4], other in 1_u32.., at in 0_usize..4, step in 1_u16..,
+        ) {
+            let of = |snat, port, [ifindex, a, b, c]: [u32; 4]| {
+                Marked::source(snat, port, &Hop { ifindex, macs: [a, b, c] })
             };
-            let mark = of(number, hash, bits, edge);
-            prop_assert_ne!(mark, of(number ^ (other % (1 << 20)), hash, bits, edge), "another client");
-            prop_assert_ne!(mark, of(number, hash ^ other, bits, edge), "another frontend");
-            prop_assert_ne!(mark, of(number, hash, bits ^ other, edge), "another backend");
-            prop_assert_ne!(mark, of(number, hash, bits, edge ^ other), "another device");
+            let [snat, others] = snat.map(Addr::from);
+            prop_assume!(snat != others);
+            let mut elsewhere = hop;
+            elsewhere[at] ^= other;
+            prop_assert_ne!(of(snat, port, hop), of(others, port, hop), "another address");
+            prop_assert_ne!(of(snat, port, hop), of(snat, port ^ step, hop), "another port");
+            prop_assert_ne!(of(snat, port, hop), of(snat, port, elsewhere), "another hop");
         }
 
         #[test]
         fn mark_displaces_the_one_that_was_left_first(
             tick in 8 * PERIOD..u64::MAX, hashes: [u32; 4], periods in 1_u64..8, old in 0..Marks::WAYS, is_free: bool,
         ) {
-            let of = |hash, tick| Mark::of(client(0), hash, BackendRef { bits: 1 }, 0, at(tick), 1);
+            let of = |hash, tick| {
+                let marked = Marked { hash, backend: BackendRef { bits: 1 }, edge: 0, source: 0 };
+                Mark::of(client(0), marked, at(tick), 1, 0)
+            };
             let mut words = hashes.map(|hash| of(hash, tick).word);
             let before = of(hashes[old], tick - periods * PERIOD).word;
             words[old] = if is_free { 0 } else { before };
@@ -207,7 +253,14 @@ mod tests {
                 let backend = BackendRef::new(number % 250, 1);
                 let hash = number.wrapping_mul(hash::GOLDEN);
                 let buckets = maps::ESTABLISHED_MAX as u32;
-                Mark::of(client(number), hash, backend, 7, at(1000), buckets)
+                let (edge, source) = (7, 0);
+                let marked = Marked {
+                    hash,
+                    backend,
+                    edge,
+                    source,
+                };
+                Mark::of(client(number), marked, at(1000), buckets, 0)
             })
             .collect();
         for mark in &marks {

@@ -6,57 +6,80 @@ use super::{
 };
 use crate::{
     Hop,
-    flow::Mark,
+    flow::{Mark, Marked},
     wire::tcp::{FIN, RST},
 };
 
-/// Whether the packet may go by a mark. Its backend sees its client, so that nothing else of it changes; and the
-/// way of a pod's packet to another pod of the node may change with the switches of a bridge, which the record
-/// follows within a second.
+/// Whether the packet may go by a mark. The way of a pod's packet to another pod of the node may change with the
+/// switches of a bridge, which the record follows within a second; and what a pod sends to itself is rare.
 #[inline(always)]
 fn may_go_by_mark(scratch: &Scratch, site: Site) -> bool {
-    scratch.parsed.is_routine()
-        && scratch.leg.nat == Nat::KEEP
-        && (site == Site::Wire || scratch.leg.is_local == 0)
+    let leg = &scratch.leg;
+    scratch.parsed.is_routine() && (site == Site::Wire || leg.nat == Nat::KEEP && leg.is_local == 0)
 }
 
-/// Gets the marks of a pod's connections before it is known whether the packet may go by one, as most may: where
-/// nothing is in a cache, the processor waits for them and for the slot at the same time. Of packets of a wire, most
-/// may not.
+/// Gets the marks of the client's connections before it is known whether the packet may go by one, as most may: where
+/// nothing is in a cache, the processor waits for them and for the slot at the same time.
 #[inline(always)]
-pub(super) fn expect_marks<E: Env>(env: &E, scratch: &mut Scratch, site: Site) {
-    if site != Site::Wire && scratch.parsed.is_routine() {
-        get_marks(env, scratch);
+pub(super) fn expect_marks<E: Env>(env: &E, scratch: &mut Scratch) {
+    if scratch.parsed.is_routine() {
+        let tuple = &scratch.parsed.tuple;
+        let client = (tuple.src, tuple.src_port);
+        scratch.marks = env.marks(Mark::index_of(client, env.config().mark_buckets));
     }
 }
 
+/// The mark of the packet's connection, if it is with the candidate, and leaves by `scratch.hop` with the source
+/// `scratch.snat`.
 #[inline(always)]
-fn get_marks<E: Env>(env: &E, scratch: &mut Scratch) {
-    let tuple = &scratch.parsed.tuple;
+fn own_mark<E: Env>(env: &E, scratch: &Scratch, site: Site) -> Mark {
+    let (tuple, leg, config) = (&scratch.parsed.tuple, &scratch.leg, env.config());
+    let marked = Marked {
+        hash: scratch.hash,
+        backend: leg.reference,
+        edge: site.edge(leg.nat),
+        source: if leg.nat == Nat::SNAT {
+            Marked::source(scratch.snat, leg.source_port, &scratch.hop)
+        } else {
+            0
+        },
+    };
     let client = (tuple.src, tuple.src_port);
-    scratch.marks = env.marks(Mark::index_of(client, env.config().mark_buckets));
+    Mark::of(
+        client,
+        marked,
+        scratch.now,
+        config.mark_buckets,
+        config.mark_seed,
+    )
 }
 
 /// Whether the packet goes on with the candidate, by its connection's mark.
 #[inline(always)]
-pub(super) fn goes_by_mark<E: Env>(env: &E, scratch: &mut Scratch, site: Site) -> bool {
+pub(super) fn goes_by_mark<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> bool {
     if !may_go_by_mark(scratch, site) {
         return false;
     }
-    if site == Site::Wire {
-        get_marks(env, scratch);
+    if scratch.leg.nat == Nat::SNAT {
+        if !takes_cached_route(env, scratch) {
+            return false;
+        }
+    } else {
+        scratch.hop = Hop::device(0);
     }
-    let (tuple, leg) = (&scratch.parsed.tuple, &scratch.leg);
-    scratch.mark = Mark::of(
-        (tuple.src, tuple.src_port),
-        scratch.hash,
-        leg.reference,
-        site.edge(leg.nat),
-        scratch.now,
-        env.config().mark_buckets,
-    );
-    scratch.hop = Hop::device(0);
-    scratch.mark.is_in(scratch.marks)
+    own_mark(env, scratch, site).is_in(scratch.marks)
+}
+
+/// Lets the packet leave as others for the candidate did within the last second. Whether its own connection has the
+/// same address and next hop, its mark says.
+#[inline(always)]
+fn takes_cached_route<E: Env>(env: &mut E, scratch: &mut Scratch) -> bool {
+    let Some(route) = env.cached_route(scratch.leg.reference) else {
+        return false;
+    };
+    scratch.snat = route.snat.by_words();
+    scratch.hop = route.hop.by_words();
+    route.is_of(scratch.leg.reference, scratch.now)
 }
 
 /// Marks the connection of a packet that was found with the candidate, if its next ones may go by that: no flood
@@ -64,8 +87,9 @@ pub(super) fn goes_by_mark<E: Env>(env: &E, scratch: &mut Scratch, site: Site) -
 #[inline(always)]
 pub(super) fn mark<E: Env>(env: &E, scratch: &Scratch, site: Site, found: Found) {
     let goes_on = found.has(Found::KEPT) && !found.has(Found::ENDED);
-    if goes_on && may_go_by_mark(scratch, site) && scratch.hop.ifindex == 0 {
-        env.leave_mark(scratch.mark);
+    let has_way = scratch.leg.nat == Nat::SNAT || scratch.hop.ifindex == 0;
+    if goes_on && has_way && may_go_by_mark(scratch, site) {
+        env.leave_mark(own_mark(env, scratch, site));
     }
 }
 

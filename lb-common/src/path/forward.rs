@@ -157,7 +157,7 @@ pub fn forward<E: Env>(
         return Some(scratch.drops(Outcome::Martian));
     }
     remove_marks_at_the_end(env, scratch);
-    expect_marks(env, scratch, site);
+    expect_marks(env, scratch);
     scratch.hash = scratch.parsed.tuple.hash(env.config().seed);
     scratch.service = frontend.service;
     scratch.flags = frontend.flags;

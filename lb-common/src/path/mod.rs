@@ -29,7 +29,7 @@ use crate::{
     addresses::Place,
     answer::{Message, Quote, Spent},
     counter::Outcome,
-    flow::{Mark, Marks, Now},
+    flow::{CachedRoute, Mark, Marks, Now},
     packet::{OFFSET_MAX, Offsets, Parsed, Walk},
     path::forward::Leg,
     rewrite::Endpoint,
@@ -99,6 +99,9 @@ pub trait FlowStore {
     fn remove(&mut self, key: &FlowKey);
     /// The words of an element of `ESTABLISHED`; zeros if there is none.
     fn marks(&self, index: u32) -> [u32; Marks::WAYS];
+    /// An element of `ROUTES`, to be read or changed in place: how packets for a backend left, or for another one that
+    /// has the same place.
+    fn cached_route(&mut self, backend: BackendRef) -> Option<&mut CachedRoute>;
     /// Leaves a mark there. Best effort: it takes the place of another one.
     fn leave_mark(&self, mark: Mark);
     /// Removes all marks of a client, and of those that share their place. `client` is an address, and a port in
@@ -163,8 +166,6 @@ pub struct Scratch {
     pub affinity_timeout_s: u32,
     /// Marks of its client's connections, if it is a segment that may go by one.
     pub marks: [u32; Marks::WAYS],
-    /// The mark that its connection has there, if it has one.
-    pub mark: Mark,
     /// The table that it is looked up in.
     pub extent: Extent,
     /// What it finds there.

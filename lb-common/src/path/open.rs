@@ -6,6 +6,7 @@ use super::{
     Env, Route, Scratch, choose,
     forward::{Found, Nat, Site, first_port, moving_hash, other_port, set_key, set_leg},
     pin::pin,
+    tend::cache_route,
     within::stay_within,
 };
 use crate::{
@@ -241,7 +242,7 @@ fn make_room<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site, attempt: u3
 
 /// Sets the next hop of a candidate, and its SNAT address, if it has one.
 #[inline(always)]
-fn way<E: Env>(env: &E, scratch: &mut Scratch, site: Site) -> Opened {
+fn way<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> Opened {
     match site {
         Site::Pod(ifindex) => {
             scratch.snat = Addr::unspecified();
@@ -255,7 +256,7 @@ fn way<E: Env>(env: &E, scratch: &mut Scratch, site: Site) -> Opened {
 /// Sets the SNAT address and the next hop of a candidate that needs them. Out of line, as
 /// [`alternative`]: the stack of all calls together is small.
 #[inline(never)]
-fn way_out<E: Env>(env: &E, scratch: &mut Scratch) -> Opened {
+fn way_out<E: Env>(env: &mut E, scratch: &mut Scratch) -> Opened {
     if scratch.leg.nat != Nat::SNAT {
         scratch.hop = Hop::device(0);
         scratch.snat = Addr::unspecified();
@@ -280,6 +281,7 @@ fn way_out<E: Env>(env: &E, scratch: &mut Scratch) -> Opened {
     if scratch.snat == Addr::UNSPECIFIED {
         return Opened::Unroutable;
     }
+    cache_route(env, scratch);
     Opened::Send
 }
 

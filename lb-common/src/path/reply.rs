@@ -62,6 +62,10 @@ fn undo<E: Env>(
     *hop = flow.reply.by_words();
     // If the reply is dropped, it is known whose it was.
     leg.reference = flow.backend;
+    if parsed.tcp_flags & RST != 0 {
+        // Of a client whose address the backend does not see.
+        env.remove_marks((dst.addr, dst.port));
+    }
     Some(due)
 }
 

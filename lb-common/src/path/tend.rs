@@ -80,5 +80,26 @@ fn renew<E: Env>(env: &mut E, scratch: &mut Scratch) {
         // Nobody goes on to a neighbour to whom no route leads any more: the kernel says what it has against it.
         Route::Unreachable => Hop::device(scratch.hop.ifindex),
     };
+    cache_route(env, scratch);
     keep_hop(env, scratch);
+}
+
+/// Lets other marked flows with the candidate go by the hop that the routing table has just named. Where no neighbour is
+/// known, they have to ask, too.
+#[inline(always)]
+pub(super) fn cache_route<E: Env>(env: &mut E, scratch: &Scratch) {
+    let Scratch {
+        leg,
+        hop,
+        snat,
+        now,
+        ..
+    } = scratch;
+    if let Some(route) = env.cached_route(leg.reference) {
+        if hop.has_neighbour() {
+            route.learn(leg.reference, hop, snat, *now);
+        } else {
+            route.forget(leg.reference);
+        }
+    }
 }

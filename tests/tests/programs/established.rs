@@ -4,9 +4,7 @@ use lb_common::{
     counter::Outcome::{Replied, ToStack},
     wire::tcp::{ACK, FIN, RST, SYN},
 };
-use lb_tests::programs::{
-    Bench, Case, Packet, Pod, Program, Service, Verdict, each_case_on_the_wire,
-};
+use lb_tests::programs::{Bench, Case, Packet, Pod, Program, Service, Verdict};
 
 use crate::flows::{PORT, check_reply, check_to, each_tcp};
 
@@ -168,44 +166,4 @@ fn mark_of_a_connection_with_one_backend_lets_nobody_go_to_another_one() {
         let next = case.following(case.pod_client(PORT), case.vip(1));
         check_to(bench, &next, case.backend(2, 12), true);
     });
-}
-
-/// From outside, to a backend of the node.
-#[test]
-fn clients_outside_go_by_marks_unless_their_address_is_exchanged() {
-    each_case_on_the_wire(|bench, case, program| {
-        if !case.is_tcp() {
-            return;
-        }
-        for (node, goes_by_mark) in [(1, true), (2, false)] {
-            bench.serve(&[Service::new(1, [Pod::on(node, 11)])]);
-            let by_mark = (0..3).any(|_| !asks_from_outside(bench, case, program, node));
-            assert_eq!(by_mark, goes_by_mark, "backend of node {node}");
-        }
-    });
-}
-
-/// Whether the next segment of an established connection of a client outside with pod 11 of a node asks for a
-/// record.
-fn asks_from_outside(bench: &mut Bench, case: Case, program: Program, node: u8) -> bool {
-    bench.forget_connections();
-    let (client, vip, backend) = (case.client(PORT), case.node_port(1), case.backend(node, 11));
-    let syn = bench.run(program, &case.opening(client, vip).bytes());
-    let [source, to] = syn.ends();
-    assert_eq!(to, backend);
-    // What goes up the stack on its way in leaves by another program.
-    let reply = if node == 1 {
-        Program::WireEgress
-    } else {
-        program
-    };
-    bench.run(reply, &case.answer(backend, source).bytes());
-    let next = case.following(client, vip).bytes();
-    for _ in 0..2 {
-        bench.run(program, &next);
-    }
-    assert_eq!(bench.kept().len(), 1);
-    bench.forget_all_but_marks();
-    assert_eq!(bench.run(program, &next).ends(), [source, backend]);
-    !bench.flows().is_empty()
 }

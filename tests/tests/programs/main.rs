@@ -12,6 +12,7 @@ mod drops;
 mod edge;
 mod errors;
 mod established;
+mod established_outside;
 mod flows;
 mod fuzz;
 mod inside;

@@ -11,7 +11,7 @@ use lb_tests::programs::{
 use crate::outside::open_remote;
 
 /// A port that a SNATed client keeps, because it lies in the range of SNAT.
-const KEPT_PORT: u16 = 61_234;
+pub(crate) const KEPT_PORT: u16 = 61_234;
 
 /// A packet to the backend that leaves with its neighbour's address.
 fn sent(case: Case, packet: &Packet, client_port: u16, mac: [u8; 6]) -> Packet {
@@ -43,21 +43,55 @@ fn pods(family: Family) -> &'static str {
     }
 }
 
+/// A client outside who may have a route of his own.
+pub(crate) fn elsewhere(family: Family) -> IpAddr {
+    let addr = match family {
+        Family::V4 => "203.0.113.9",
+        Family::V6 => "2001:db8:9::9",
+    };
+    addr.parse().expect("an address")
+}
+
+/// While this is there, what [`elsewhere`] sends to pods of node 2 leaves by the gateway.
+pub(crate) struct Rerouted {
+    family: Family,
+    commands: [String; 2],
+}
+
+impl Rerouted {
+    /// Adds the route, and the rule that leads to it.
+    pub(crate) fn from_elsewhere(family: Family) -> Self {
+        let gateway = match family {
+            Family::V4 => "192.168.77.1",
+            Family::V6 => "fd00:77::1",
+        };
+        let commands = [
+            format!("route add {} via {gateway} table 77", pods(family)),
+            format!("rule add from {} lookup 77", elsewhere(family)),
+        ];
+        for command in &commands {
+            ip(family, command);
+        }
+        Self { family, commands }
+    }
+}
+
+impl Drop for Rerouted {
+    fn drop(&mut self) {
+        for command in self.commands.iter().rev() {
+            ip(self.family, &command.replace("add", "del"));
+        }
+    }
+}
+
 /// Netfilter masquerades when the route is known, too.
 #[test]
 fn packets_leave_by_the_route_of_their_client() {
     each_case_on_the_wire(|bench, case, program| {
         bench.serve(&[Service::new(1, [Pod::on(2, 13)])]);
         let node_port = case.node_port(1);
-        let (elsewhere, gateway) = match case.family {
-            Family::V4 => ("203.0.113.9", "192.168.77.1"),
-            Family::V6 => ("2001:db8:9::9", "fd00:77::1"),
-        };
-        let route = format!("route add {} via {gateway} table 77", pods(case.family));
-        let rule = format!("rule add from {elsewhere} lookup 77");
-        ip(case.family, &route);
-        ip(case.family, &rule);
-        let elsewhere: IpAddr = elsewhere.parse().expect("an address");
+        let rerouted = Rerouted::from_elsewhere(case.family);
+        let elsewhere = elsewhere(case.family);
         for (client, mac) in [
             (case.client(KEPT_PORT), NODE2_MAC),
             ((elsewhere, KEPT_PORT + 1).into(), GATEWAY_MAC),
@@ -68,8 +102,7 @@ fn packets_leave_by_the_route_of_their_client() {
             let expected = sent(case, &next, client.port(), mac);
             bench.check(program, &next, Verdict::Out, &expected, &[Redirected]);
         }
-        ip(case.family, &rule.replace("add", "del"));
-        ip(case.family, &route.replace("add", "del"));
+        drop(rerouted);
     });
 }
 

@@ -1,6 +1,10 @@
 //! Loads the object: its maps from their pins, its programs through the verifier.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    hash::{BuildHasher as _, RandomState},
+    path::Path,
+};
 
 use aya::{
     Ebpf, EbpfLoader,
@@ -87,6 +91,8 @@ fn load_object(object: &[u8], options: &Options, pins: &Pins) -> Result<Ebpf, Er
     let config = Raw(DatapathConfig {
         frontend_buckets: elements(FRONTEND_INDEX),
         mark_buckets: elements(ESTABLISHED),
+        // Programs that came before, with another one, have left marks that are none to these.
+        mark_seed: RandomState::new().hash_one(0) as u32,
         ..options.config
     });
     let mut loader = EbpfLoader::new();
