@@ -464,7 +464,9 @@ impl Flow {
         // A backend that goes on sending does not keep it.
         if !self.is_left() {
             let phase = Phase::of(self.ends, self.answered);
-            self.expires_tick = now.after_s(phase.lifetime_s(self.protocol));
+            let marked = u64::from(phase.may_be_marked(self.protocol)) * Mark::LASTS;
+            let expires_tick = now.after_s(phase.lifetime_s(self.protocol));
+            self.expires_tick = expires_tick.wrapping_add(marked);
         }
     }
 
@@ -574,7 +576,9 @@ mod tests {
         let mut answered = udp;
         let _ = answered.note(Reply, 0, at(1000));
         assert!(!answered.is_expired(at(1001 + 30 * 100)));
-        assert!(answered.is_expired(at(1001 + 120 * 100)));
+        // Its client's last datagrams may have gone by a mark.
+        assert!(!answered.is_expired(at(1000 + 120 * 100 + Mark::LASTS)));
+        assert!(answered.is_expired(at(1001 + 120 * 100 + Mark::LASTS)));
     }
 
     #[test]

@@ -15,7 +15,6 @@ use lb_common::{
     flow::{CachedRoute, Mark, Marks, Now},
     packet::Parsed,
     path::{Device, FlowStore, FragmentStore, Route, Tables},
-    protocol,
 };
 
 use crate::{
@@ -240,18 +239,23 @@ impl<C, P> FlowStore for Run<C, P> {
 
     #[inline(always)]
     fn remove(&mut self, key: &FlowKey) {
-        // Of one that is SNATed, the key has no client.
-        let client = self.look_up(key).map_or((key.dst, key.dst_port), |flow| {
-            (flow.client.by_words(), flow.client_port)
+        // In this order: one that another CPU promotes meanwhile is found.
+        let found = OPENING.get_ptr_mut(key).or_else(|| {
+            let may_be_kept = known::may_have_flow(key);
+            if may_be_kept {
+                FLOWS.get_ptr_mut(key)
+            } else {
+                None
+            }
         });
         // An absent record is what the caller wants.
+        let Some(flow) = in_place(found) else {
+            return;
+        };
+        let client = (flow.client.by_words(), flow.client_port);
         let _ = OPENING.remove(key);
-        if known::may_have_flow(key) {
-            let _ = FLOWS.remove(key);
-        }
-        if key.protocol == protocol::TCP {
-            self.remove_marks(client);
-        }
+        let _ = FLOWS.remove(key);
+        self.remove_marks(client);
     }
 
     #[inline(always)]

@@ -11,7 +11,7 @@ use bytemuck::{Pod, Zeroable};
 use super::{Hop, Now};
 use crate::{Addr, BackendRef, hash};
 
-/// For how long a mark holds at most, in ticks, as a power of two. 4 to 41 seconds, after the kernel's
+/// [`Mark::LASTS`] as a power of two. 4 to 41 seconds, after the kernel's
 /// `CONFIG_HZ`: little next to the two minutes for which the record of any connection of TCP outlives its last packet, and
 /// long next to the time between two packets of a busy one.
 const PERIOD_SHIFT: u32 = 12;
@@ -73,6 +73,9 @@ pub struct Mark {
 }
 
 impl Mark {
+    /// For how long a mark holds at most, in kernel ticks: so much later is what a record knows of its client.
+    pub const LASTS: u64 = 1 << PERIOD_SHIFT;
+
     /// The mark of a client's connection at a moment. `buckets` is how many elements `ESTABLISHED` has; `seed`
     /// is nobody's business, so that nobody chooses his connections by whose marks theirs are like.
     #[inline(always)]
@@ -160,7 +163,7 @@ mod tests {
     use crate::maps;
 
     /// Ticks of a period.
-    const PERIOD: u64 = 1 << PERIOD_SHIFT;
+    const PERIOD: u64 = Mark::LASTS;
 
     fn at(tick: u64) -> Now {
         Now {

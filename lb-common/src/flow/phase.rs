@@ -75,4 +75,12 @@ impl Phase {
             (_, _) => 120,
         }
     }
+
+    /// Whether the client's packets may go by a [`Mark`](super::Mark) in this phase, and this counts beside the time that
+    /// it may be idle.
+    #[inline(always)]
+    #[must_use]
+    pub fn may_be_marked(self, protocol: Protocol) -> bool {
+        self == Self::Established && protocol == protocol::UDP
+    }
 }

@@ -233,11 +233,13 @@ impl Parsed {
             && !self.is_error()
     }
 
-    /// Whether it goes on with a connection, and does not end it either.
+    /// Whether it may go on with a connection, and does neither begin nor end one if it does. Of a datagram that is not
+    /// known.
     #[inline(always)]
     #[must_use]
     pub fn is_routine(&self) -> bool {
-        self.goes_on() && self.tcp_flags & crate::wire::tcp::FIN == 0
+        let is_segment = self.goes_on() && self.tcp_flags & crate::wire::tcp::FIN == 0;
+        is_segment || self.tuple.protocol == protocol::UDP && self.has_ports()
     }
 
     /// Whether this is an ICMP error about a packet of the flow.

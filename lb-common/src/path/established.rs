@@ -1,4 +1,4 @@
-//! Segments that need nothing of their connection's record; see [`Mark`].
+//! Packets that need nothing of their connection's record; see [`Mark`].
 
 use super::{
     Env, Scratch,

@@ -2,6 +2,7 @@
 
 use super::{
     Env, Scratch,
+    established::remove_marks,
     forward::{Found, Site, find, reopen, set_key, set_leg},
     pin::{keep_pin, pin},
     tend::tend,
@@ -140,6 +141,7 @@ fn follow<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> Found {
             && let Some(flow) = env.look_up(&scratch.key)
         {
             flow.leave(scratch.now);
+            remove_marks(env, scratch);
         }
         return Found::FREE;
     }

@@ -66,6 +66,8 @@ struct State {
     /// Destination ports of what is to arrive: this one, and as many as there are.
     port: u32,
     ports: u32,
+    /// So many frames are answered, the first ones to arrive.
+    answers: u64,
 }
 
 #[btf_map]
@@ -143,11 +145,20 @@ impl State {
         let mut mixed = self.flow.wrapping_mul(0x9e37_79b1);
         mixed ^= mixed >> 16;
         mixed = mixed.wrapping_mul(0x85eb_ca6b);
-        ((mixed >> 16) as u16, mixed as u16)
+        let port = mixed as u16;
+        // An answer is none of what is to arrive.
+        let ports = u16::from(self.is_to_arrive(port)) * self.ports as u16;
+        ((mixed >> 16) as u16, port.wrapping_add(ports).to_be())
+    }
+
+    #[inline(always)]
+    fn is_to_arrive(&self, port: u16) -> bool {
+        u32::from(port).wrapping_sub(self.port) < self.ports
     }
 }
 
-/// Ends the load's frames, and counts them; passes everything else.
+/// Ends the load's frames, and counts them; answers the first ones, and ends what becomes of these answers. Passes everything
+/// else.
 #[xdp(frags)]
 fn lab_xdp_sink(ctx: XdpContext) -> u32 {
     sink(&ctx).unwrap_or(XDP_PASS)
@@ -155,14 +166,42 @@ fn lab_xdp_sink(ctx: XdpContext) -> u32 {
 
 #[inline(always)]
 fn sink(ctx: &XdpContext) -> Option<u32> {
-    let port = udp_destination(ctx)?;
+    let destination = udp_destination(ctx)?;
     // SAFETY: as in `load`.
     let state = unsafe { &mut *LOAD.get_ptr_mut(0)? };
-    if u32::from(port).wrapping_sub(state.port) >= state.ports {
-        return None;
+    if !state.is_to_arrive(destination.port) {
+        return (state.answers != 0).then_some(XDP_DROP);
     }
     state.arrived += 1;
-    Some(XDP_DROP)
+    if state.arrived > state.answers {
+        return Some(XDP_DROP);
+    }
+    answer(ctx, &destination)
+}
+
+/// Sends a frame back to whom it came from. A checksum is a sum, which does not change when two words of it do.
+#[inline(always)]
+fn answer(ctx: &XdpContext, destination: &Destination) -> Option<u32> {
+    if destination.is_v4 {
+        swap::<[u16; 2]>(ctx, 26, 30)?;
+    } else {
+        swap::<[u16; 8]>(ctx, 22, 38)?;
+    }
+    swap::<u16>(ctx, destination.offset - 2, destination.offset)?;
+    swap::<[u16; 3]>(ctx, 0, 6)?;
+    Some(XDP_TX)
+}
+
+#[inline(always)]
+fn swap<T: Copy>(ctx: &XdpContext, one: usize, other: usize) -> Option<()> {
+    let (first, second) = (read::<T>(ctx, one)?, read::<T>(ctx, other)?);
+    let start = ctx.data();
+    // SAFETY: both have been read there.
+    unsafe {
+        ptr::write_unaligned((start + one) as *mut T, second);
+        ptr::write_unaligned((start + other) as *mut T, first);
+    }
+    Some(())
 }
 
 /// Sends back what is UDP, as it came: what no balancer can be faster than.
@@ -174,35 +213,39 @@ fn lab_xdp_bounce(ctx: XdpContext) -> u32 {
 #[inline(always)]
 fn bounce(ctx: &XdpContext) -> Option<u32> {
     udp_destination(ctx)?;
-    let start = ctx.data();
-    if start + 12 > ctx.data_end() {
-        return None;
-    }
-    let macs = start as *mut [u16; 3];
-    // SAFETY: both addresses are within the packet.
-    unsafe {
-        let (to, from) = (ptr::read_unaligned(macs), ptr::read_unaligned(macs.add(1)));
-        ptr::write_unaligned(macs, from);
-        ptr::write_unaligned(macs.add(1), to);
-    }
+    swap::<[u16; 3]>(ctx, 0, 6)?;
     Some(XDP_TX)
+}
+
+/// A destination port.
+struct Destination {
+    /// In host byte order.
+    port: u16,
+    /// Where it stands in the frame.
+    offset: usize,
+    is_v4: bool,
 }
 
 /// The destination port, if the packet is UDP without options or extension headers.
 #[inline(always)]
-fn udp_destination(ctx: &XdpContext) -> Option<u16> {
+fn udp_destination(ctx: &XdpContext) -> Option<Destination> {
     const IPV4: u16 = 0x0800;
     const IPV6: u16 = 0x86dd;
     const UDP: u8 = 17;
-    let (protocol, port) = match u16::from_be(read(ctx, 12)?) {
-        IPV4 => (read::<u8>(ctx, 23)?, 36),
-        IPV6 => (read::<u8>(ctx, 20)?, 56),
+    let (protocol, offset, is_v4) = match u16::from_be(read(ctx, 12)?) {
+        IPV4 => (read::<u8>(ctx, 23)?, 36, true),
+        IPV6 => (read::<u8>(ctx, 20)?, 56, false),
         _ => return None,
     };
     if protocol != UDP {
         return None;
     }
-    read(ctx, port).map(u16::from_be)
+    let port = u16::from_be(read(ctx, offset)?);
+    Some(Destination {
+        port,
+        offset,
+        is_v4,
+    })
 }
 
 #[inline(always)]
@@ -211,6 +254,6 @@ fn read<T: Copy>(ctx: &XdpContext, offset: usize) -> Option<T> {
     if at + size_of::<T>() > ctx.data_end() {
         return None;
     }
-    // SAFETY: the bytes are within the packet; `T` is an integer.
+    // SAFETY: the bytes are within the packet; `T` is made of integers.
     Some(unsafe { ptr::read_unaligned(at as *const T) })
 }

@@ -1,19 +1,19 @@
-//! Segments that go by the mark of their connection, and those that ask its record.
+//! Packets that go by the mark of their connection, and those that ask its record.
 
 use lb_common::{
     counter::Outcome::{Replied, ToStack},
     wire::tcp::{ACK, FIN, RST, SYN},
 };
-use lb_tests::programs::{Bench, Case, Packet, Pod, Program, Service, Verdict};
+use lb_tests::programs::{Bench, Case, Packet, Pod, Program, Service, Verdict, each_case};
 
-use crate::flows::{PORT, check_reply, check_to, each_tcp};
+use crate::flows::{PORT, check_reply, check_to, each_tcp, each_udp};
 
 /// A Service with one backend, on the other node.
 fn one(number: u8) -> Service {
     Service::new(1, [Pod::on(2, number)])
 }
 
-/// A segment of the client's, or of its backend's.
+/// A segment of the client's, or of its backend's; or a datagram, which has no flags.
 #[derive(Clone, Copy, Debug)]
 enum Segment {
     Client(u8),
@@ -69,8 +69,8 @@ fn goes_by_a_mark_after(bench: &mut Bench, case: Case, segments: &[Segment]) -> 
 }
 
 #[test]
-fn segments_of_a_connection_that_goes_on_need_no_record_for_a_moment() {
-    each_tcp(|bench, case| {
+fn packets_of_a_connection_that_goes_on_need_no_record_for_a_moment() {
+    each_case(|bench, case| {
         bench.serve(&[one(11)]);
         for segments in [
             &[][..],
@@ -85,7 +85,7 @@ fn segments_of_a_connection_that_goes_on_need_no_record_for_a_moment() {
 
 #[test]
 fn record_is_asked_where_there_is_no_mark() {
-    each_tcp(|bench, case| {
+    each_case(|bench, case| {
         bench.serve(&[one(11)]);
         establish(bench, case);
         bench.forget_marks();
@@ -146,10 +146,23 @@ fn connection_that_no_client_has_confirmed_leaves_no_mark() {
     });
 }
 
+/// A flood displaces its record.
+#[test]
+fn datagrams_that_nobody_answers_leave_no_mark() {
+    each_udp(|bench, case| {
+        bench.serve(&[one(11)]);
+        let first = case.opening(case.pod_client(PORT), case.vip(1));
+        for is_new in [true, false, false] {
+            check_to(bench, &first, case.backend(2, 11), is_new);
+        }
+        assert!(asks_for_a_record(bench, case));
+    });
+}
+
 /// Whether they meet at a bridge may change at any time.
 #[test]
 fn connection_of_two_pods_of_the_node_leaves_no_mark() {
-    each_tcp(|bench, case| {
+    each_case(|bench, case| {
         let next = case.following(case.pod_client(PORT), case.vip(1));
         assert!(asks_after_two(bench, case, 1, &next));
     });
@@ -158,7 +171,7 @@ fn connection_of_two_pods_of_the_node_leaves_no_mark() {
 /// A mark is of a connection with the backend that the table names.
 #[test]
 fn mark_of_a_connection_with_one_backend_lets_nobody_go_to_another_one() {
-    each_tcp(|bench, case| {
+    each_case(|bench, case| {
         bench.serve(&[one(11)]);
         establish(bench, case);
         bench.forget_all_but_marks();

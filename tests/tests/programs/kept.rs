@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use lb_common::{
     Phase,
     counter::Outcome::{Replied, TableFull, ToStack},
+    flow::Mark,
     wire::tcp::{ACK, FIN, RST, SYN},
 };
 use lb_tests::programs::{
@@ -225,12 +226,12 @@ fn rst_out_of_window_ignored() {
     });
 }
 
-/// How long the only connection may be idle, in seconds.
+/// How long the only connection may be idle, in ticks.
 fn lives_for(bench: &Bench) -> u64 {
     let [(_, flow)] = bench.flows()[..] else {
         panic!("one connection: {:?}", bench.flows());
     };
-    (flow.expires_tick - flow.seen_tick) / u64::from(bench.config().ticks_per_second)
+    flow.expires_tick - flow.seen_tick
 }
 
 #[test]
@@ -239,10 +240,12 @@ fn reply_revives_a_record_that_has_expired() {
         bench.serve(&[one(11)]);
         let (client, vip, backend) = (case.pod_client(PORT), case.vip(1), case.backend(1, 11));
         establish(bench, case, PORT, true);
-        let lifetime = Phase::Established.lifetime_s(case.transport.protocol());
+        let protocol = case.transport.protocol();
+        let lifetime = Phase::Established.lifetime_s(protocol) * bench.config().ticks_per_second;
+        let marked = if case.is_tcp() { 0 } else { Mark::LASTS };
         bench.expire();
         check_reply(bench, case, backend, client, vip);
-        assert_eq!(lives_for(bench), u64::from(lifetime));
+        assert_eq!(lives_for(bench), u64::from(lifetime) + marked);
         check_to(bench, &case.following(client, vip), backend, false);
         // A new one takes the place of one that nobody revived.
         bench.expire();

@@ -250,6 +250,10 @@ fn prepare(node: &Node, far: &Node) -> Result<()> {
         )
     });
     node.netns().ip(&neighbours)?;
+    let [v4, v6] = far.addresses();
+    let routes = lab::Load::SOURCES.iter().zip([v4, v6]);
+    let routes = routes.map(|(sources, addr)| format!("route replace {sources} via {addr}"));
+    node.netns().ip(&routes.collect::<Vec<_>>())?;
     // Whoever sends back by the device that a packet came from tells its sender of a shorter way.
     node.netns().sysctl(&[
         ("ipv4/conf/all/send_redirects", "0"),
