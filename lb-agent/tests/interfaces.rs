@@ -242,6 +242,50 @@ fn many_routes_do_not_hinder_the_reading() {
 }
 
 #[test]
+fn rules_and_routes_that_ask_for_more_than_destinations_are_seen_as_they_come_and_go() {
+    in_namespace(async || {
+        for command in [
+            "link add uplink type veth peer name wire",
+            "addr add 192.0.2.1/24 dev uplink",
+            "addr add 2001:db8::1/64 dev uplink nodad",
+            "link set wire up",
+            "link set uplink up",
+            "route add default via 192.0.2.254",
+            // Programs do not ask for packets with marks.
+            "rule add fwmark 0x80/0x80 lookup main",
+        ] {
+            ip(command);
+        }
+        let mut states = watch(Overrides::default()).await.unwrap();
+        let is = |v4, v6| {
+            move |state: &State| {
+                let mut interfaces = state.interfaces().into_values();
+                interfaces
+                    .any(|uplink| [true, false].map(|v| uplink.is_by_destination(v)) == [v4, v6])
+            }
+        };
+        until(&mut states, "destinations alone decide", is(true, true)).await;
+        for (more, [v4, v6]) in [
+            ("rule add from 198.51.100.0/24 lookup 77", [false, true]),
+            ("-6 rule add ipproto udp dport 53 lookup 77", [true, false]),
+            (
+                "route add 203.0.113.0/24 nexthop via 192.0.2.2 nexthop via 192.0.2.3",
+                [false, true],
+            ),
+            (
+                "route add 2001:db8:2::/48 from 2001:db8:3::/48 via 2001:db8::2",
+                [true, false],
+            ),
+        ] {
+            ip(more);
+            until(&mut states, more, is(v4, v6)).await;
+            ip(&more.replace(" add ", " del "));
+            until(&mut states, "it is gone", is(true, true)).await;
+        }
+    });
+}
+
+#[test]
 fn s21_an_address_of_any_device_is_known_while_it_is_there() {
     in_namespace(async || {
         ip("link set lo up");

@@ -46,6 +46,11 @@ pub mod flags {
     pub const DIRECT6: u8 = 2;
     /// XDP of ours meets the packets of an uplink before tc does.
     pub const XDP: u8 = 4;
+    /// By which device and neighbour an IPv4 packet leaves depends on its destination alone, as no rule of the node asks for more,
+    /// and no route has several ways.
+    pub const BY_DESTINATION4: u8 = 8;
+    /// The same, IPv6.
+    pub const BY_DESTINATION6: u8 = 16;
 }
 
 impl Interface {
@@ -57,6 +62,18 @@ impl Interface {
             flags::DIRECT4
         } else {
             flags::DIRECT6
+        };
+        self.flags & flag != 0
+    }
+
+    /// Whether all packets of a family for one destination leave by one way.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_by_destination(&self, is_v4: bool) -> bool {
+        let flag = if is_v4 {
+            flags::BY_DESTINATION4
+        } else {
+            flags::BY_DESTINATION6
         };
         self.flags & flag != 0
     }

@@ -8,7 +8,7 @@ use std::{
 use ipnet::IpNet;
 use lb_common::{Addr, Interface, Role, interface::flags};
 
-use super::{Device, State};
+use super::{Device, Routing, State};
 
 /// What matters of a device's kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,10 +79,8 @@ pub struct Overrides {
 }
 
 /// Gives every device its role.
-///
-/// `default_routes` are the indexes of the devices of default routes, of both families.
 #[must_use]
-pub fn classify(links: &[Link], default_routes: &BTreeSet<u32>, overrides: &Overrides) -> State {
+pub fn classify(links: &[Link], routing: &Routing, overrides: &Overrides) -> State {
     let mut state = State::default();
     for link in links {
         // Every device has a link-local address of its own: nobody dials it as a Service's, and with
@@ -90,10 +88,10 @@ pub fn classify(links: &[Link], default_routes: &BTreeSet<u32>, overrides: &Over
         let addresses = link.addresses.iter().map(|address| address.ip);
         let dialled = addresses.filter(|ip| !is_link_local(*ip));
         state.local_addresses.extend(dialled);
-        let role = overrides
-            .role(link)
-            .or_else(|| discovered(link, default_routes).filter(|role| overrides.searches(*role)));
-        let interface = role.and_then(|role| interface(link, role, links));
+        let role = overrides.role(link).or_else(|| {
+            discovered(link, &routing.default_routes).filter(|role| overrides.searches(*role))
+        });
+        let interface = role.and_then(|role| interface(link, role, links, routing));
         if let (Some(Role::Uplink), Some(interface)) = (role, interface) {
             let primary = [interface.snat4, interface.snat6];
             let known = primary.into_iter().filter(|a| *a != Addr::UNSPECIFIED);
@@ -163,17 +161,19 @@ fn discovered(link: &Link, default_routes: &BTreeSet<u32>) -> Option<Role> {
 }
 
 /// What the programs are to know about `link`, one of `links`.
-fn interface(link: &Link, role: Role, links: &[Link]) -> Option<Interface> {
+fn interface(link: &Link, role: Role, links: &[Link], routing: &Routing) -> Option<Interface> {
     if role == Role::Pod {
         return within_bridge(link, links);
     }
     let snat = |is_family: fn(&IpAddr) -> bool| {
         primary(&link.addresses, is_family).map_or(Addr::UNSPECIFIED, Addr::from)
     };
+    let [v4, v6] = routing.by_destination.map(u8::from);
     Some(Interface {
         snat4: snat(IpAddr::is_ipv4),
         snat6: snat(IpAddr::is_ipv6),
         role: role as u8,
+        flags: (v4 * flags::BY_DESTINATION4) | (v6 * flags::BY_DESTINATION6),
         ..Interface::default()
     })
 }

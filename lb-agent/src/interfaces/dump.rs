@@ -1,34 +1,31 @@
-//! Reads devices, addresses and default routes from the kernel (rtnetlink).
+//! Reads devices, addresses and what matters of routes from the kernel (rtnetlink).
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-};
+use std::{collections::BTreeMap, net::IpAddr};
 
 use futures::TryStreamExt as _;
 use netlink_packet_route::{
     address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope},
     link::{InfoBridge, InfoData, InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage},
-    route::{RouteAttribute, RouteHeader, RouteMessage, RouteType},
 };
-use rtnetlink::{Handle, RouteMessageBuilder};
+use rtnetlink::Handle;
 
 use super::{
     classify::{AddressFacts, Kind, Link},
     netfilter::Netfilter,
+    routing::{self, Routing},
 };
 
 /// Everything that the roles of devices depend on.
 #[derive(Debug)]
 pub(super) struct Dump {
     pub(super) links: Vec<Link>,
-    pub(super) default_routes: BTreeSet<u32>,
+    pub(super) routing: Routing,
     pub(super) netfilter: Netfilter,
     /// How often each device had gone down before anything else was read, and after that.
     pub(super) downs: [BTreeMap<u32, u32>; 2],
 }
 
-/// Reads it all. Three tables one after the other: changes in between are told by the events
+/// Reads it all. One table after the other: changes in between are told by the events
 /// that the caller has subscribed to before.
 pub(super) async fn dump(handle: &Handle) -> Result<Dump, rtnetlink::Error> {
     let links: Vec<_> = handle.link().get().execute().try_collect().await?;
@@ -43,14 +40,14 @@ pub(super) async fn dump(handle: &Handle) -> Result<Dump, rtnetlink::Error> {
         }
     }
     let netfilter = Netfilter::read();
-    let default_routes = default_routes(handle).await?;
+    let routing = routing::read(handle).await?;
     let after: Vec<_> = handle.link().get().execute().try_collect().await?;
     let link = |message| link(message, &mut addresses, netfilter);
     Ok(Dump {
         downs: [downs(&links), downs(&after)],
         links: links.iter().map(link).collect(),
         netfilter,
-        default_routes,
+        routing,
     })
 }
 
@@ -148,40 +145,4 @@ fn address(message: &AddressMessage) -> Option<AddressFacts> {
         secondary: flags.contains(AddressFlags::Secondary),
         permanent: flags.contains(AddressFlags::Permanent),
     })
-}
-
-async fn default_routes(handle: &Handle) -> Result<BTreeSet<u32>, rtnetlink::Error> {
-    let mut devices = BTreeSet::new();
-    // One family after the other: a netlink socket that is asked for a table while it still hands
-    // out another one answers EBUSY.
-    for query in [
-        RouteMessageBuilder::<Ipv4Addr>::new().build(),
-        RouteMessageBuilder::<Ipv6Addr>::new().build(),
-    ] {
-        let mut messages = handle.route().get(query).execute();
-        while let Some(message) = messages.try_next().await? {
-            devices.extend(default_route(&message));
-        }
-    }
-    Ok(devices)
-}
-
-/// The devices of `message` if it is a default route of the main table.
-fn default_route(message: &RouteMessage) -> Vec<u32> {
-    let header = &message.header;
-    if header.destination_prefix_length != 0
-        || header.table != RouteHeader::RT_TABLE_MAIN
-        || header.kind != RouteType::Unicast
-    {
-        return Vec::new();
-    }
-    let devices = message
-        .attributes
-        .iter()
-        .flat_map(|attribute| match attribute {
-            RouteAttribute::Oif(index) => vec![*index],
-            RouteAttribute::MultiPath(hops) => hops.iter().map(|h| h.interface_index).collect(),
-            _ => Vec::new(),
-        });
-    devices.collect()
 }

@@ -7,6 +7,7 @@ mod classify;
 mod dump;
 mod flaps;
 mod netfilter;
+mod routing;
 mod watch;
 
 use std::{
@@ -19,6 +20,7 @@ use lb_common::{Interface, Role};
 
 pub use self::{
     classify::{AddressFacts, Kind, Link, Overrides, classify},
+    routing::Routing,
     watch::{Error, watch},
 };
 

@@ -1,4 +1,4 @@
-//! Follows the kernel's devices, addresses and routes.
+//! Follows the kernel's devices, addresses, routes and rules.
 
 use std::{
     io,
@@ -27,12 +27,14 @@ use super::{
 use crate::pace::until;
 
 /// What is heard of. A group's number is its bit in the socket's address, plus one.
-const GROUPS: [MulticastGroup; 5] = [
+const GROUPS: [MulticastGroup; 7] = [
     MulticastGroup::Link,
     MulticastGroup::Ipv4Ifaddr,
     MulticastGroup::Ipv6Ifaddr,
     MulticastGroup::Ipv4Route,
     MulticastGroup::Ipv6Route,
+    MulticastGroup::Ipv4Rule,
+    MulticastGroup::Ipv6Rule,
 ];
 
 /// How long events are gathered before the kernel is asked: a new pod is a handful of events
@@ -54,8 +56,8 @@ pub enum Error {
     /// The events broke off.
     #[error("receive changes of network devices")]
     Receive(#[source] io::Error),
-    /// The kernel did not list its devices, addresses or routes.
-    #[error("list network devices, addresses and routes")]
+    /// The kernel did not list its devices, addresses, routes or rules.
+    #[error("list network devices, addresses, routes and rules")]
     Dump(#[source] rtnetlink::Error),
 }
 
@@ -90,7 +92,7 @@ async fn begin(overrides: &Overrides) -> Result<(Subscription, State), Error> {
         let mut subscription = Subscription::open()?;
         match subscription.read().await {
             Ok(dump) => {
-                let state = classify(&dump.links, &dump.default_routes, overrides);
+                let state = classify(&dump.links, &dump.routing, overrides);
                 return Ok((subscription, state));
             }
             Err(error) if tries == 0 => return Err(error),
@@ -162,7 +164,7 @@ impl Subscription {
                 Ok(dump) => dump,
                 Err(error) => return error,
             };
-            let state = classify(&dump.links, &dump.default_routes, overrides);
+            let state = classify(&dump.links, &dump.routing, overrides);
             let state = flaps.steady(state, dump.downs, Instant::now());
             sender.send_if_modified(|known| replace_if_new(known, state));
             let changed = tokio::select! {

@@ -1,7 +1,7 @@
 //! Packets that need nothing of their connection's record; see [`Mark`].
 
 use super::{
-    Env, Scratch,
+    Env, Scratch, cached,
     forward::{Found, Nat, Site},
 };
 use crate::{
@@ -61,25 +61,13 @@ pub(super) fn goes_by_mark<E: Env>(env: &mut E, scratch: &mut Scratch, site: Sit
         return false;
     }
     if scratch.leg.nat == Nat::SNAT {
-        if !takes_cached_route(env, scratch) {
+        if !cached::take(env, scratch) {
             return false;
         }
     } else {
         scratch.hop = Hop::device(0);
     }
     own_mark(env, scratch, site).is_in(scratch.marks)
-}
-
-/// Lets the packet leave as others for the candidate did within the last second. Whether its own connection has the
-/// same address and next hop, its mark says.
-#[inline(always)]
-fn takes_cached_route<E: Env>(env: &mut E, scratch: &mut Scratch) -> bool {
-    let Some(route) = env.cached_route(scratch.leg.reference) else {
-        return false;
-    };
-    scratch.snat = route.snat.by_words();
-    scratch.hop = route.hop.by_words();
-    route.is_of(scratch.leg.reference, scratch.now)
 }
 
 /// Marks the connection of a packet that was found with the candidate, if its next ones may go by that: no flood

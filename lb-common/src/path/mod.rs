@@ -4,6 +4,7 @@
 //! program run, on the host whatever a test makes it.
 
 mod action;
+mod cached;
 mod choose;
 mod established;
 pub mod forward;

@@ -3,10 +3,9 @@
 use core::hint::black_box;
 
 use super::{
-    Env, Route, Scratch, choose,
+    Env, Route, Scratch, cached, choose,
     forward::{Found, Nat, Site, first_port, moving_hash, other_port, set_key, set_leg},
     pin::pin,
-    tend::cache_route,
     within::stay_within,
 };
 use crate::{
@@ -262,6 +261,9 @@ fn way_out<E: Env>(env: &mut E, scratch: &mut Scratch) -> Opened {
         scratch.snat = Addr::unspecified();
         return Opened::Send;
     }
+    if cached::share(env, scratch) {
+        return Opened::Send;
+    }
     match env.route(&scratch.parsed, scratch.leg.addr) {
         Route::Via(hop) => {
             scratch.has_asked = 1;
@@ -281,7 +283,9 @@ fn way_out<E: Env>(env: &mut E, scratch: &mut Scratch) -> Opened {
     if scratch.snat == Addr::UNSPECIFIED {
         return Opened::Unroutable;
     }
-    cache_route(env, scratch);
+    let is_shared = interface.is_by_destination(scratch.leg.addr.is_v4());
+    let shared_at = env.ifindex() * u32::from(is_shared);
+    cached::keep(env, scratch, shared_at);
     Opened::Send
 }
 

@@ -1,7 +1,7 @@
 //! What a packet of a known flow gives occasion to.
 
 use super::{
-    Env, Route, Scratch,
+    Env, Route, Scratch, cached,
     forward::{Found, Nat, Site},
     pin::keep_pin,
     within::stay_within,
@@ -80,26 +80,6 @@ fn renew<E: Env>(env: &mut E, scratch: &mut Scratch) {
         // Nobody goes on to a neighbour to whom no route leads any more: the kernel says what it has against it.
         Route::Unreachable => Hop::device(scratch.hop.ifindex),
     };
-    cache_route(env, scratch);
+    cached::keep(env, scratch, 0);
     keep_hop(env, scratch);
-}
-
-/// Lets other marked flows with the candidate go by the hop that the routing table has just named. Where no neighbour is
-/// known, they have to ask, too.
-#[inline(always)]
-pub(super) fn cache_route<E: Env>(env: &mut E, scratch: &Scratch) {
-    let Scratch {
-        leg,
-        hop,
-        snat,
-        now,
-        ..
-    } = scratch;
-    if let Some(route) = env.cached_route(leg.reference) {
-        if hop.has_neighbour() {
-            route.learn(leg.reference, hop, snat, *now);
-        } else {
-            route.forget(leg.reference);
-        }
-    }
 }

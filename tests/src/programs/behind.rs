@@ -50,6 +50,24 @@ impl Bench {
         self.store.clear_marks().expect("forget marks");
     }
 
+    /// Lets every connection be idle for as long as it may be, and a second longer.
+    ///
+    /// # Panics
+    ///
+    /// If the map cannot be changed.
+    pub fn expire(&mut self) {
+        for (key, mut flow) in self.flows() {
+            // Of all ticks, only their differences count.
+            let ago = u64::from(self.config().ticks_per_second);
+            let idle = flow.expires_tick - flow.seen_tick + ago;
+            flow.expires_tick = flow.seen_tick - ago;
+            flow.seen_tick = flow.seen_tick.wrapping_sub(idle);
+            self.store
+                .put_flow(&key, &flow)
+                .expect("let a connection expire");
+        }
+    }
+
     /// Lets `test` meet the programs as long as earlier ones run behind them.
     ///
     /// # Panics

@@ -160,6 +160,7 @@ impl Bench {
     /// If a map cannot be changed.
     pub fn clear(&mut self) {
         (self.devices.direct, self.devices.xdp) = (0, false);
+        self.devices.routing = Devices::BY_DESTINATION;
         self.serve(&[]);
         self.forget_connections();
     }
@@ -232,6 +233,11 @@ impl Bench {
     /// `lb_common::interface::flags`), from the next change of Services on.
     pub fn allow_direct(&mut self, flags: u8) {
         self.devices.direct = flags;
+    }
+
+    /// Lets routes depend on more than destinations, as far as the programs know, from the next change of Services on.
+    pub fn route_by_more(&mut self) {
+        self.devices.routing = 0;
     }
 
     /// Constants of the programs.
@@ -430,24 +436,6 @@ impl Bench {
             self.store
                 .put_flow(&key, &flow)
                 .expect("change a connection");
-        }
-    }
-
-    /// Lets every connection be idle for as long as it may be, and a second longer.
-    ///
-    /// # Panics
-    ///
-    /// If the map cannot be changed.
-    pub fn expire(&mut self) {
-        for (key, mut flow) in self.flows() {
-            // Of all ticks, only their differences count.
-            let ago = u64::from(self.config.ticks_per_second);
-            let idle = flow.expires_tick - flow.seen_tick + ago;
-            flow.expires_tick = flow.seen_tick - ago;
-            flow.seen_tick = flow.seen_tick.wrapping_sub(idle);
-            self.store
-                .put_flow(&key, &flow)
-                .expect("let a connection expire");
         }
     }
 

@@ -66,6 +66,8 @@ pub(super) struct Devices {
     pub(super) direct: u8,
     /// Whether XDP meets the uplink's packets first.
     pub(super) xdp: bool,
+    /// What uplinks and tunnels say about routes, as bits of `lb_common::interface::flags`.
+    pub(super) routing: u8,
 }
 
 impl Devices {
@@ -79,9 +81,13 @@ impl Devices {
             pod: netns.interface_index("pod")?,
             tunnel: netns.interface_index("tunnel")?,
             direct: 0,
+            routing: Self::BY_DESTINATION,
             xdp: false,
         })
     }
+
+    /// What uplinks and tunnels of a node have whose routing tables are like those of most.
+    pub(super) const BY_DESTINATION: u8 = flags::BY_DESTINATION4 | flags::BY_DESTINATION6;
 
     /// What `INTERFACES` is to hold.
     pub(super) fn interfaces(&self) -> BTreeMap<u32, Interface> {
@@ -89,13 +95,14 @@ impl Devices {
             snat4: address(Family::V4).into(),
             snat6: address(Family::V6).into(),
             role: role as u8,
+            flags: self.routing,
             ..Interface::default()
         };
         let mut interfaces = BTreeMap::from([
             (
                 self.uplink,
                 Interface {
-                    flags: u8::from(self.xdp) * flags::XDP,
+                    flags: self.routing | (u8::from(self.xdp) * flags::XDP),
                     ..interface(Role::Uplink, |family| family.node(1))
                 },
             ),

@@ -208,6 +208,8 @@ fn connection_with_another_port_than_its_first_choice_leaves_no_mark() {
 fn marked_connections_leave_by_their_own_clients_route() {
     each(&[2], |bench, at, node| {
         let (case, _) = at;
+        bench.route_by_more();
+        bench.serve(&[Service::new(1, [Pod::on(node, 13)])]);
         let rerouted = Rerouted::from_elsewhere(case.family);
         let other = SocketAddr::new(elsewhere(case.family), KEPT_PORT + 1);
         let clients = [(case.client(KEPT_PORT), NODE2_MAC), (other, GATEWAY_MAC)];

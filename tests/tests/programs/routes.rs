@@ -1,6 +1,10 @@
 //! By which routes packets for backends of other nodes leave.
 
-use std::{net::IpAddr, process::Command};
+use std::{
+    net::IpAddr,
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use lb_common::counter::Outcome::{NewFlow, Redirected};
 use lb_tests::programs::{
@@ -88,6 +92,7 @@ impl Drop for Rerouted {
 #[test]
 fn packets_leave_by_the_route_of_their_client() {
     each_case_on_the_wire(|bench, case, program| {
+        bench.route_by_more();
         bench.serve(&[Service::new(1, [Pod::on(2, 13)])]);
         let node_port = case.node_port(1);
         let rerouted = Rerouted::from_elsewhere(case.family);
@@ -161,5 +166,69 @@ fn connection_leaves_a_neighbour_to_whom_no_route_leads_any_more() {
         bench.age(1);
         check(bench, &by_kernel);
         check(bench, &by_program);
+    });
+}
+
+/// A new connection asks for its route once a second, for all that begin with that backend.
+#[test]
+fn new_connections_share_a_route_for_a_second_where_destinations_decide() {
+    each_case_on_the_wire(|bench, case, program| {
+        let open = |bench: &mut Bench, port: u16| {
+            let first = case.opening(case.client(port), case.node_port(1));
+            let run = bench.run_checked(program, &first, Verdict::Out, &[NewFlow, Redirected]);
+            assert_eq!(run.ends(), [case.snat(port), case.backend(2, 13)]);
+            <[u8; 6]>::try_from(&run.frame[..6]).expect("six bytes")
+        };
+        // At tcx, the kernel sends whoever asks.
+        let asked = |mac| {
+            if program == Program::Xdp {
+                mac
+            } else {
+                UPLINK_MAC
+            }
+        };
+        for shared in [true, false] {
+            bench.forget_connections();
+            if !shared {
+                bench.route_by_more();
+            }
+            bench.serve(&[]);
+            bench.serve(&[Service::new(1, [Pod::on(2, 13)])]);
+            assert_eq!(open(bench, KEPT_PORT), asked(NODE2_MAC));
+            let hop = if shared { NODE2_MAC } else { asked(NODE2_MAC) };
+            assert_eq!(open(bench, KEPT_PORT + 1), hop);
+        }
+    });
+}
+
+/// Nothing tells the programs of a change: what they have learnt is good for a second.
+#[test]
+fn new_connections_follow_a_route_that_changes() {
+    each_case_on_the_wire(|bench, case, program| {
+        bench.serve(&[Service::new(1, [Pod::on(2, 13)])]);
+        let gateway = match case.family {
+            Family::V4 => "192.168.77.1",
+            Family::V6 => "fd00:77::1",
+        };
+        let more_specific = pods(case.family)
+            .replace("/24", "/25")
+            .replace("/64", "/65");
+        let route = format!("{more_specific} via {gateway}");
+        let await_hop = |bench: &mut Bench, mac: [u8; 6]| {
+            let deadline = Instant::now() + Duration::from_secs(10);
+            let hop = |bench: &mut Bench| {
+                bench.forget_connections();
+                let first = case.opening(case.client(KEPT_PORT), case.node_port(1));
+                bench.run(program, &first.bytes()).frame[..6].to_vec()
+            };
+            while hop(bench) != mac {
+                assert!(Instant::now() < deadline, "they go on as before");
+            }
+        };
+        await_hop(bench, NODE2_MAC);
+        ip(case.family, &format!("route add {route}"));
+        await_hop(bench, GATEWAY_MAC);
+        ip(case.family, &format!("route del {route}"));
+        await_hop(bench, NODE2_MAC);
     });
 }

@@ -31,6 +31,14 @@ fn address(ip: &str, prefix_len: u8) -> AddressFacts {
     }
 }
 
+/// Tables whose default routes lead to these devices.
+fn routing(default_routes: &[u32]) -> Routing {
+    Routing {
+        default_routes: default_routes.iter().copied().collect(),
+        by_destination: [false; 2],
+    }
+}
+
 #[track_caller]
 fn check_roles(default_routes: &[u32], overrides: &Overrides, expected: &[(&str, Option<Role>)]) {
     let links = [
@@ -46,7 +54,7 @@ fn check_roles(default_routes: &[u32], overrides: &Overrides, expected: &[(&str,
             ..link(8, "wg0", Kind::Other)
         },
     ];
-    let state = classify(&links, &default_routes.iter().copied().collect(), overrides);
+    let state = classify(&links, &routing(default_routes), overrides);
     let found: Vec<_> = state
         .devices
         .values()
@@ -105,7 +113,7 @@ fn vlan_of_the_default_route_is_an_uplink_and_its_parent_is_none() {
         },
         away(link(4, "eth0.200", Kind::Vlan)),
     ];
-    let state = classify(&links, &[3].into(), &Overrides::default());
+    let state = classify(&links, &routing(&[3]), &Overrides::default());
     let found: Vec<_> = state.devices.values().map(|d| (d.role, d.vlan)).collect();
     assert_eq!(found, [(None, false), (UPLINK, true), (None, true)]);
     assert_eq!(state.node_addresses, ["192.0.2.1".parse().unwrap()].into());
@@ -121,8 +129,8 @@ fn vlan_and_its_parent_may_both_be_uplinks() {
         uplinks: vec!["eth0".into(), "eth0.100".into()],
         ..Overrides::default()
     };
-    let by_routes = classify(&links, &[2, 3].into(), &Overrides::default());
-    let by_name = classify(&links, &[].into(), &named);
+    let by_routes = classify(&links, &routing(&[2, 3]), &Overrides::default());
+    let by_name = classify(&links, &routing(&[]), &named);
     for state in [by_routes, by_name] {
         assert_eq!(state.with_role(Role::Uplink).collect::<Vec<_>>(), [2, 3]);
     }
@@ -173,7 +181,7 @@ fn check_primary(addresses: &[AddressFacts], v4: Option<&str>, v6: Option<&str>)
         addresses: addresses.to_vec(),
         ..link(2, "eth0", Kind::Other)
     };
-    let state = classify(&[uplink], &BTreeSet::from([2]), &Overrides::default());
+    let state = classify(&[uplink], &routing(&[2]), &Overrides::default());
     let addr =
         |ip: Option<&str>| ip.map_or(Addr::UNSPECIFIED, |ip| ip.parse::<IpAddr>().unwrap().into());
     let expected = Interface {
@@ -248,7 +256,7 @@ fn only_uplinks_and_tunnels_are_known_to_the_programs() {
         ..link(7, "flannel.1", Kind::Overlay)
     };
     let links = [tunnel, away(link(5, "veth5", Kind::Veth))];
-    let state = classify(&links, &BTreeSet::new(), &Overrides::default());
+    let state = classify(&links, &routing(&[]), &Overrides::default());
     let interfaces = state.interfaces();
     assert_eq!(interfaces.keys().copied().collect::<Vec<_>>(), [7]);
     assert_eq!(interfaces[&7].role, Role::Tunnel as u8);
@@ -273,7 +281,7 @@ fn networks_of_bridges_are_pods_unless_the_bridge_is_an_uplink() {
             ..link(4, "eth1", Kind::Other)
         },
     ];
-    let state = classify(&links, &[3].into(), &Overrides::default());
+    let state = classify(&links, &routing(&[3]), &Overrides::default());
     assert_eq!(
         state.pod_networks,
         ["10.244.1.0/24".parse().unwrap()].into()
@@ -295,7 +303,7 @@ fn bridge_with_a_port_to_elsewhere_is_no_network_of_pods() {
         ..link(5, "veth5", Kind::Veth)
     });
     let networks = |links: &[Link]| {
-        let state = classify(links, &[1].into(), &Overrides::default());
+        let state = classify(links, &routing(&[1]), &Overrides::default());
         state.pod_networks.len()
     };
     assert_eq!(networks(&[bridge.clone(), pod.clone()]), 1);
@@ -318,7 +326,7 @@ fn link_local_address_of_a_pods_device_changes_nothing() {
             addresses,
             ..link(5, "veth5", Kind::Veth)
         }];
-        classify(&links, &[1].into(), &Overrides::default()).local_addresses
+        classify(&links, &routing(&[1]), &Overrides::default()).local_addresses
     };
     assert_eq!(with(&[("fe80::5", 64)]), with(&[]));
 }
@@ -341,7 +349,7 @@ fn s21_every_address_of_every_device_is_local_but_those_of_a_link() {
             ..link(2, "eth0", Kind::Other)
         },
     ];
-    let state = classify(&links, &[2].into(), &Overrides::default());
+    let state = classify(&links, &routing(&[2]), &Overrides::default());
     let expected = ["127.0.0.1", "192.0.2.1"];
     assert_eq!(
         state.local_addresses,
@@ -362,7 +370,7 @@ fn pods_of_a_bridge_that_netfilter_does_not_see_may_go_by_it() {
             ..link(4, "cni0", Kind::Bridge)
         };
         let links = [bridge, port(5, "veth5"), link(6, "bond0", Kind::Other)];
-        let state = classify(&links, &BTreeSet::new(), &Overrides::default());
+        let state = classify(&links, &routing(&[]), &Overrides::default());
         let of_pod = state.interfaces().get(&5).copied();
         of_pod.map(|i| (i.bridge, i.flags, i.role, i.snat4 == Addr::UNSPECIFIED))
     };
@@ -376,4 +384,24 @@ fn pods_of_a_bridge_that_netfilter_does_not_see_may_go_by_it() {
     assert_eq!(flags_of([true, true], Some(4)), None);
     assert_eq!(flags_of([false, false], Some(6)), None);
     assert_eq!(flags_of([false, false], None), None);
+}
+
+#[test]
+fn devices_towards_the_network_say_what_their_routes_depend_on() {
+    let links = [
+        link(2, "eth0", Kind::Other),
+        link(3, "flannel.1", Kind::Overlay),
+    ];
+    for (by_destination, flags) in [
+        ([false, false], 0),
+        ([true, false], flags::BY_DESTINATION4),
+        ([false, true], flags::BY_DESTINATION6),
+    ] {
+        let routing = Routing {
+            by_destination,
+            ..routing(&[2])
+        };
+        let interfaces = classify(&links, &routing, &Overrides::default()).interfaces();
+        assert_eq!([2, 3].map(|index| interfaces[&index].flags), [flags; 2]);
+    }
 }
