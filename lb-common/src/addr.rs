@@ -116,6 +116,14 @@ impl Addr {
         }
     }
 
+    /// Whether it is of one link only: fe80::/10, from which nobody forwards (RFC 4291, 2.5.6).
+    #[inline(always)]
+    #[must_use]
+    pub fn is_of_a_link(self) -> bool {
+        let [a, ..] = self.to_wire_words();
+        !self.is_v4() && u32::from_be(a) >> 22 == 0xfe80 >> 6
+    }
+
     /// The address in the standard library's type.
     #[must_use]
     pub fn to_ip(self) -> IpAddr {

@@ -3,7 +3,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use crate::{
-    Addr, BackendRef, Protocol, Tuple, protocol,
+    Addr, BackendRef, Protocol, Tuple, hash, protocol,
     wire::tcp::{ACK, FIN, RST, SYN},
 };
 
@@ -147,6 +147,15 @@ impl Hop {
         }
     }
 
+    /// A hash of it and of something else.
+    #[inline(always)]
+    pub(crate) fn mixed(&self, state: u64) -> u64 {
+        let [a, b, c] = self.macs;
+        let first = u64::from(self.ifindex) | u64::from(a) << 32;
+        let rest = u64::from(b) | u64::from(c) << 32;
+        hash::mix(hash::mix(state, first), rest)
+    }
+
     /// Whether the neighbour is known.
     #[inline(always)]
     #[must_use]
@@ -283,7 +292,8 @@ impl Flow {
         self.frontend_port = opening.frontend_port;
         self.backend = opening.backend;
         self.seen_tick = opening.seen_tick;
-        self.expires_tick = opening.expires_tick;
+        let marked = opening.phase().marked_ticks(opening.protocol);
+        self.expires_tick = opening.expires_tick.wrapping_add(marked);
         self.forward = opening.forward.by_words();
         self.reply = opening.reply.by_words();
         self.answered = opening.answered;
@@ -464,7 +474,8 @@ impl Flow {
         // A backend that goes on sending does not keep it.
         if !self.is_left() {
             let phase = Phase::of(self.ends, self.answered);
-            let marked = u64::from(phase.may_be_marked(self.protocol)) * Mark::LASTS;
+            let may_be_marked = self.confirmed == confirmed::YES;
+            let marked = phase.marked_ticks(self.protocol) * u64::from(may_be_marked);
             let expires_tick = now.after_s(phase.lifetime_s(self.protocol));
             self.expires_tick = expires_tick.wrapping_add(marked);
         }
@@ -575,10 +586,22 @@ mod tests {
         assert!(udp.is_expired(at(1001 + 30 * 100)));
         let mut answered = udp;
         let _ = answered.note(Reply, 0, at(1000));
-        assert!(!answered.is_expired(at(1001 + 30 * 100)));
+        assert!(!answered.is_expired(at(1000 + 120 * 100)));
+        assert!(answered.is_expired(at(1001 + 120 * 100)));
+    }
+
+    #[test]
+    fn datagrams_that_go_by_a_mark_make_no_idle_time_shorter() {
+        let mut answered = flow(protocol::UDP);
+        let _ = answered.note(Reply, 0, at(1000));
+        let mut confirmed = answered;
+        confirmed.confirm(&answered);
         // Its client's last datagrams may have gone by a mark.
-        assert!(!answered.is_expired(at(1000 + 120 * 100 + Mark::LASTS)));
-        assert!(answered.is_expired(at(1001 + 120 * 100 + Mark::LASTS)));
+        assert!(!confirmed.is_expired(at(1000 + 120 * 100 + Mark::LASTS)));
+        assert!(confirmed.is_expired(at(1001 + 120 * 100 + Mark::LASTS)));
+        let _ = confirmed.note(Forward, 0, at(1100));
+        assert!(!confirmed.is_expired(at(1100 + 120 * 100 + Mark::LASTS)));
+        assert!(confirmed.is_expired(at(1101 + 120 * 100 + Mark::LASTS)));
     }
 
     #[test]

@@ -267,7 +267,7 @@ impl<C, P> FlowStore for Run<C, P> {
     fn cached_route(&mut self, backend: BackendRef) -> Option<&mut CachedRoute> {
         let route = ROUTES.get_ptr_mut(CachedRoute::index(backend))?;
         // SAFETY: the pointer was checked, and map memory outlives the program's run. Programs on other CPUs may write it
-        // at any time: whoever reads parts of two routes has no mark for that.
+        // at any time: whoever reads parts of two routes has no mark for that, and the seal is another one.
         Some(unsafe { &mut *route })
     }
 

@@ -11,6 +11,7 @@ use netlink_packet_route::{
     rule::{RuleAttribute, RuleMessage},
 };
 use rtnetlink::{Handle, IpVersion, RouteMessageBuilder};
+use tracing::debug;
 
 /// What matters of the routing tables.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -38,11 +39,7 @@ pub(super) async fn read(handle: &Handle) -> Result<Routing, rtnetlink::Error> {
     .into_iter()
     .enumerate()
     {
-        let mut by_destination = true;
-        let mut rules = handle.rule().get(version).execute();
-        while let Some(rule) = rules.try_next().await? {
-            by_destination &= asks_for_destination_only(&rule);
-        }
+        let mut by_destination = rules_ask_for_destinations_only(handle, version).await?;
         let mut routes = handle.route().get(query).execute();
         while let Some(route) = routes.try_next().await? {
             by_destination &= has_one_way(&route);
@@ -51,6 +48,23 @@ pub(super) async fn read(handle: &Handle) -> Result<Routing, rtnetlink::Error> {
         routing.by_destination[family] = by_destination;
     }
     Ok(routing)
+}
+
+/// Whether all rules of a family take packets for one destination all alike. A kernel may have no rules to read; to ask for
+/// each route is never wrong.
+async fn rules_ask_for_destinations_only(
+    handle: &Handle,
+    version: IpVersion,
+) -> Result<bool, rtnetlink::Error> {
+    let rules: Result<Vec<_>, _> = handle.rule().get(version).execute().try_collect().await;
+    match rules {
+        Ok(rules) => Ok(rules.iter().all(asks_for_destination_only)),
+        Err(rtnetlink::Error::NetlinkError(refusal)) => {
+            debug!(?refusal, "rules about routes cannot be read");
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Whether a rule takes packets for one destination all alike. Programs ask for packets without mark, user and type of service: what

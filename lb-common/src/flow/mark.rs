@@ -4,7 +4,7 @@
 //! connection is, its slot says, and how others leave for that backend, [`CachedRoute`](super::CachedRoute). A record
 //! among many is in no cache, and a few words are. So whoever has
 //! found a connection that goes on where its slot says leaves a mark in `ESTABLISHED`, and the client's next
-//! segments go by that for a moment. Then the record is asked again, so that it knows that the connection is alive.
+//! packets go by that for a moment. Then the record is asked again, so that it knows that the connection is alive.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -55,10 +55,7 @@ impl Marked {
     #[inline(always)]
     #[must_use]
     pub fn source(snat: Addr, port: u16, hop: &Hop) -> u64 {
-        let [a, b, c] = hop.macs;
-        let first = u64::from(hop.ifindex) | u64::from(a) << 32;
-        let rest = u64::from(b) | u64::from(c) << 32;
-        hash::mix(hash::mix(hash::wide(snat, port.into()), first), rest)
+        hop.mixed(hash::wide(snat, port.into()))
     }
 }
 
@@ -84,9 +81,11 @@ impl Mark {
         let point = point(client.0, client.1);
         // Each connection's periods end at another moment: not all of them ask for their records at once.
         let period = now.tick.wrapping_add(point) >> PERIOD_SHIFT;
+        let seed = u64::from(seed) | u64::from(seed) << 32;
         let dialled = u64::from(of.hash) | u64::from(of.backend.bits) << 32;
-        let met = u64::from(of.edge ^ seed) | period << 32;
-        let all = hash::mix(hash::mix(met, dialled), point ^ of.source) as u32;
+        let met = u64::from(of.edge) | period << 32;
+        // One after the other: period and backend must not make up for each other.
+        let all = hash::mix(hash::mix(dialled ^ seed, point ^ of.source), met) as u32;
         Self {
             index: index(point, buckets),
             word: all & !(AGE | PRESENT) | PRESENT | (now.tick >> PERIOD_SHIFT) as u32 & AGE,
@@ -214,6 +213,22 @@ mod tests {
             prop_assert_ne!(mark, of(number, marked(hash, bits, edge ^ other, source)), "another device");
             let others_source = source ^ u64::from(other);
             prop_assert_ne!(mark, of(number, marked(hash, bits, edge, others_source)), "another source or way");
+        }
+
+        /// An element of `BACKENDS` is taken for another one while the last period's marks still count.
+        #[test]
+        fn mark_of_a_backend_is_none_of_its_successor(
+            number: u32, hash: u32, bits: u32, edge: u32, source: u64, seed: u32, generations in 1_u32..8, tick: u64,
+        ) {
+            let of = |bits, tick| {
+                let marked = Marked { hash, backend: BackendRef { bits }, edge, source };
+                Mark::of(client(number % (1 << 20)), marked, at(tick), 1 << 18, seed)
+            };
+            let before = of(bits, tick);
+            for periods in 0..3 {
+                let after = of(bits.wrapping_add(generations), tick.wrapping_add(periods * PERIOD));
+                prop_assert!(!after.is_in([before.word, 0, 0, 0]));
+            }
         }
 
         #[test]

@@ -1,6 +1,6 @@
 //! How far a connection is, and how long it may be idle there.
 
-use super::ends;
+use super::{Mark, ends};
 use crate::{Protocol, protocol};
 
 /// How long a RST is given to prove true, in seconds.
@@ -76,11 +76,11 @@ impl Phase {
         }
     }
 
-    /// Whether the client's packets may go by a [`Mark`](super::Mark) in this phase, and this counts beside the time that
-    /// it may be idle.
+    /// For how many ticks beside that the client's last packets may have gone by a [`Mark`](super::Mark), if it counts: a
+    /// connection of TCP may be idle for so long that it does not.
     #[inline(always)]
     #[must_use]
-    pub fn may_be_marked(self, protocol: Protocol) -> bool {
-        self == Self::Established && protocol == protocol::UDP
+    pub fn marked_ticks(self, protocol: Protocol) -> u64 {
+        u64::from(self == Self::Established && protocol == protocol::UDP) * Mark::LASTS
     }
 }

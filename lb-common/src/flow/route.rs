@@ -2,27 +2,27 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Hop, Marked, Now};
+use super::{Hop, Now};
 use crate::{Addr, BackendRef, hash};
 
 /// Value of `ROUTES`: what one flow with a backend elsewhere got when it last asked the routing table.
 ///
-/// Flows that there are go by it if their [`Mark`](super::Mark) says that their records have the same; new ones, if it
-/// is [shared](Self::share).
+/// Flows that there are go by it if their [`Mark`](super::Mark) says that their records have the same; new ones take its
+/// hop where destinations alone decide about ways.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct CachedRoute {
     /// Who is reached by it.
     pub backend: BackendRef,
-    /// The interface at which all flows with this backend would get the same; 0 if that is not known.
-    pub shared_at: u32,
+    /// The interface at which whoever asked was met.
+    pub asked_at: u32,
     /// Kernel tick at which it was asked for.
     pub asked_tick: u64,
     /// The next hop.
     pub hop: Hop,
-    /// The address that packets leave with.
+    /// The address that packets of that flow leave with.
     pub snat: Addr,
-    /// [`seal`](Self::seal) of the others, where it is shared: other CPUs may be writing.
+    /// [`seal`](Self::seal) of all but the address: other CPUs may be writing.
     pub sealed: u64,
 }
 
@@ -38,19 +38,19 @@ impl CachedRoute {
         backend.index() % Self::ELEMENTS as u32
     }
 
-    /// Takes the answer of the routing table down, for a flow that leaves with the address `snat`; `shared_at` says who
-    /// else would have got it. Once a tick at most: under a flood, all CPUs would write the same line of memory.
+    /// Takes the answer of the routing table down, for a flow that is met at an interface, and leaves with the address
+    /// `snat`. Once a tick at most: under a flood, all CPUs would write the same line of memory.
     #[inline(always)]
-    pub fn learn(&mut self, backend: BackendRef, hop: &Hop, snat: &Addr, shared_at: u32, now: Now) {
+    pub fn learn(&mut self, backend: BackendRef, at: u32, hop: &Hop, snat: &Addr, now: Now) {
         if self.backend == backend && self.asked_tick == now.tick {
             return;
         }
         self.backend = backend;
-        self.shared_at = shared_at;
+        self.asked_at = at;
         self.asked_tick = now.tick;
         self.hop = hop.by_words();
         self.snat = snat.by_words();
-        self.sealed = Self::seal(backend, shared_at, now.tick, hop, snat);
+        self.sealed = Self::seal(backend, at, now.tick, hop);
     }
 
     /// Forgets how a backend was reached.
@@ -61,35 +61,33 @@ impl CachedRoute {
         }
     }
 
-    /// Whether this was learnt for a backend, within the last second: routes are followed so soon.
+    /// Whether this was learnt for a backend, within the last second: flows that there are follow routes so soon.
     #[inline(always)]
     #[must_use]
     pub fn is_of(&self, backend: BackendRef, now: Now) -> bool {
-        let last_tick = self.asked_tick.wrapping_add(now.ticks_per_second.into());
+        self.is_younger(backend, now.ticks_per_second, now)
+    }
+
+    /// Next hop of a new flow with a backend that is met at an interface, if it was learnt there a quarter of a second ago
+    /// at most. The flow asks for itself a second after it has begun.
+    #[inline(always)]
+    pub fn share(&self, backend: BackendRef, at: u32, now: Now, hop: &mut Hop) -> bool {
+        *hop = self.hop.by_words();
+        let seal = Self::seal(backend, at, self.asked_tick, hop);
+        self.is_younger(backend, now.ticks_per_second / 4, now) && self.sealed == seal
+    }
+
+    #[inline(always)]
+    fn is_younger(&self, backend: BackendRef, ticks: u32, now: Now) -> bool {
+        let last_tick = self.asked_tick.wrapping_add(ticks.into());
         self.backend == backend && !now.is_after(last_tick)
     }
 
-    /// Next hop and address of a new flow with a backend that is met at an interface, if they are known without asking.
+    /// A hash of all that a new flow goes by.
     #[inline(always)]
-    pub fn share(
-        &self,
-        backend: BackendRef,
-        at: u32,
-        now: Now,
-        hop: &mut Hop,
-        snat: &mut Addr,
-    ) -> bool {
-        *hop = self.hop.by_words();
-        *snat = self.snat.by_words();
-        let seal = Self::seal(backend, at, self.asked_tick, hop, snat);
-        self.is_of(backend, now) && self.shared_at == at && self.sealed == seal
-    }
-
-    /// A hash of all of it.
-    #[inline(always)]
-    fn seal(backend: BackendRef, at: u32, tick: u64, hop: &Hop, snat: &Addr) -> u64 {
+    fn seal(backend: BackendRef, at: u32, tick: u64, hop: &Hop) -> u64 {
         let who = u64::from(backend.bits) | u64::from(at) << 32;
-        hash::mix(hash::mix(Marked::source(*snat, 0, hop), who), tick)
+        hash::mix(hash::mix(hop.mixed(0), who), tick)
     }
 }
 
@@ -119,7 +117,7 @@ mod tests {
     fn learnt(backend: BackendRef, tick: u64) -> CachedRoute {
         let mut route = CachedRoute::zeroed();
         let snat = Ipv4Addr::new(192, 0, 2, 1).into();
-        route.learn(backend, &HOP, &snat, AT, at(tick));
+        route.learn(backend, AT, &HOP, &snat, at(tick));
         assert_eq!((route.hop, route.snat), (HOP, snat));
         route
     }
@@ -142,9 +140,9 @@ mod tests {
         let backend = BackendRef::new(1, 1);
         let mut route = learnt(backend, 1000);
         let elsewhere = Ipv4Addr::new(192, 0, 2, 2).into();
-        route.learn(backend, &Hop::NONE, &elsewhere, AT, at(1000));
+        route.learn(backend, AT, &Hop::NONE, &elsewhere, at(1000));
         assert_eq!(route, learnt(backend, 1000));
-        route.learn(backend, &HOP, &elsewhere, AT, at(1001));
+        route.learn(backend, AT, &HOP, &elsewhere, at(1001));
         assert_eq!(route.snat, elsewhere);
     }
 
@@ -164,58 +162,48 @@ mod tests {
     }
 
     /// What a new flow gets.
-    fn shared(
-        route: &CachedRoute,
-        backend: BackendRef,
-        interface: u32,
-        tick: u64,
-    ) -> Option<(Hop, Addr)> {
-        let (mut hop, mut snat) = (Hop::NONE, Addr::UNSPECIFIED);
-        let is_known = route.share(backend, interface, at(tick), &mut hop, &mut snat);
-        is_known.then_some((hop, snat))
+    fn shared(route: &CachedRoute, backend: BackendRef, interface: u32, tick: u64) -> Option<Hop> {
+        let mut hop = Hop::NONE;
+        let is_known = route.share(backend, interface, at(tick), &mut hop);
+        is_known.then_some(hop)
     }
 
     #[test]
-    fn route_is_shared_for_a_second_at_the_interface_that_it_was_learnt_at() {
+    fn route_is_shared_for_a_quarter_of_a_second_at_the_interface_that_it_was_learnt_at() {
         let backend = BackendRef::new(1, 1);
         let route = learnt(backend, 1000);
-        let known = Some((route.hop, route.snat));
-        assert_eq!(shared(&route, backend, AT, 1250), known);
-        assert_eq!(shared(&route, backend, AT, 1251), None);
+        assert_eq!(shared(&route, backend, AT, 1062), Some(HOP));
+        assert_eq!(shared(&route, backend, AT, 1063), None);
         assert_eq!(shared(&route, backend, AT + 1, 1000), None);
         assert_eq!(shared(&route, BackendRef::new(1, 2), AT, 1000), None);
-        let mut own = route;
-        own.learn(backend, &route.hop, &route.snat, 0, at(1001));
-        assert!(own.is_of(backend, at(1001)));
-        assert_eq!(shared(&own, backend, AT, 1001), None);
     }
 
-    /// Another CPU has written a part of it.
+    /// Another CPU has written a part of it. The address is not shared.
     #[test]
     fn route_in_parts_of_two_is_not_shared() {
+        const SNAT: core::ops::Range<usize> = 8..12;
         let backend = BackendRef::new(1, 1);
         let old = learnt(backend, 1000);
         let mut new = old;
-        let (hop, snat) = (
-            Hop {
-                ifindex: 8,
-                macs: [4, 5, 6],
-            },
-            Ipv4Addr::new(198, 51, 100, 1).into(),
-        );
-        new.learn(backend, &hop, &snat, AT, at(1001));
+        let hop = Hop {
+            ifindex: 8,
+            macs: [4, 5, 6],
+        };
+        new.learn(backend, AT, &hop, &old.snat, at(1001));
         let (old, new) = (
             bytemuck::cast::<_, [u32; 14]>(old),
             bytemuck::cast::<_, [u32; 14]>(new),
         );
+        assert_eq!(old[SNAT], new[SNAT]);
         for parts in 1..(1_u32 << 14) - 1 {
-            let words = core::array::from_fn(|at| {
+            let part = |at| {
                 if parts >> at & 1 == 0 {
                     old[at]
                 } else {
                     new[at]
                 }
-            });
+            };
+            let words = core::array::from_fn(part);
             if words != old && words != new {
                 let torn: CachedRoute = bytemuck::cast(words);
                 assert_eq!(shared(&torn, backend, AT, 1001), None, "{torn:?}");

@@ -15,26 +15,28 @@ pub(super) fn take<E: Env>(env: &mut E, scratch: &mut Scratch) -> bool {
     route.is_of(scratch.leg.reference, scratch.now)
 }
 
-/// Lets a flow that is being opened leave as others for the candidate did within the last second, if it would get the same
-/// answer as they.
+/// Sets the hop of a flow that is being opened to that of others with the candidate which have been asked for a moment
+/// ago. False if none is known, or the routing table has to be asked for this one all the same: nobody forwards what comes from an
+/// address of one link only.
 #[inline(always)]
 pub(super) fn share<E: Env>(env: &mut E, scratch: &mut Scratch) -> bool {
     let at = env.ifindex();
     let Scratch {
+        parsed,
         leg,
         hop,
-        snat,
         now,
         ..
     } = scratch;
     let route = env.cached_route(leg.reference);
-    let is_known = route.is_some_and(|route| route.share(leg.reference, at, *now, hop, snat));
-    is_known && env.can_send(hop)
+    let is_known = route.is_some_and(|route| route.share(leg.reference, at, *now, hop));
+    is_known && !parsed.tuple.src.is_of_a_link() && env.can_send(hop)
 }
 
 /// Keeps what the routing table has just answered. Where no neighbour is known, everybody has to ask.
 #[inline(always)]
-pub(super) fn keep<E: Env>(env: &mut E, scratch: &Scratch, shared_at: u32) {
+pub(super) fn keep<E: Env>(env: &mut E, scratch: &Scratch) {
+    let at = env.ifindex();
     let Scratch {
         leg,
         hop,
@@ -44,7 +46,7 @@ pub(super) fn keep<E: Env>(env: &mut E, scratch: &Scratch, shared_at: u32) {
     } = scratch;
     if let Some(route) = env.cached_route(leg.reference) {
         if hop.has_neighbour() {
-            route.learn(leg.reference, hop, snat, shared_at, *now);
+            route.learn(leg.reference, at, hop, snat, *now);
         } else {
             route.forget(leg.reference);
         }

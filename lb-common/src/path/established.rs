@@ -71,13 +71,20 @@ pub(super) fn goes_by_mark<E: Env>(env: &mut E, scratch: &mut Scratch, site: Sit
 }
 
 /// Marks the connection of a packet that was found with the candidate, if its next ones may go by that: no flood
-/// displaces its record, and nobody has ended it.
+/// displaces its record, and nobody has ended it. One that is marked as it is has another way than others.
 #[inline(always)]
 pub(super) fn mark<E: Env>(env: &E, scratch: &Scratch, site: Site, found: Found) {
     let goes_on = found.has(Found::KEPT) && !found.has(Found::ENDED);
-    let has_way = scratch.leg.nat == Nat::SNAT || scratch.hop.ifindex == 0;
+    let has_way = if scratch.leg.nat == Nat::SNAT {
+        scratch.hop.has_neighbour()
+    } else {
+        scratch.hop.ifindex == 0
+    };
     if goes_on && has_way && may_go_by_mark(scratch, site) {
-        env.leave_mark(own_mark(env, scratch, site));
+        let mark = own_mark(env, scratch, site);
+        if !mark.is_in(scratch.marks) {
+            env.leave_mark(mark);
+        }
     }
 }
 
@@ -91,7 +98,7 @@ pub(super) fn remove_marks_at_the_end<E: Env>(env: &E, scratch: &Scratch) {
     }
 }
 
-/// Lets the records of the client's connections be asked for their next segments.
+/// Lets the records of the client's connections be asked for their next packets.
 #[inline(always)]
 pub(super) fn remove_marks<E: Env>(env: &E, scratch: &Scratch) {
     let tuple = &scratch.parsed.tuple;

@@ -165,7 +165,7 @@ pub struct Scratch {
     pub flags: u32,
     /// Session affinity of the Service port in seconds; 0 is off.
     pub affinity_timeout_s: u32,
-    /// Marks of its client's connections, if it is a segment that may go by one.
+    /// Marks of its client's connections, if it may go by one.
     pub marks: [u32; Marks::WAYS],
     /// The table that it is looked up in.
     pub extent: Extent,

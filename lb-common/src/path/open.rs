@@ -9,7 +9,7 @@ use super::{
     within::stay_within,
 };
 use crate::{
-    Addr, FrontendKey, Hop,
+    Addr, FrontendKey, Hop, Interface,
     addresses::{Place, Role},
     counter::Outcome,
     flow::confirmed,
@@ -261,8 +261,11 @@ fn way_out<E: Env>(env: &mut E, scratch: &mut Scratch) -> Opened {
         scratch.snat = Addr::unspecified();
         return Opened::Send;
     }
-    if cached::share(env, scratch) {
-        return Opened::Send;
+    if cached::share(env, scratch)
+        && let Some(interface) = env.interface(scratch.hop.ifindex)
+        && interface.is_by_destination(scratch.leg.addr.is_v4())
+    {
+        return leaves_by(scratch, &interface);
     }
     match env.route(&scratch.parsed, scratch.leg.addr) {
         Route::Via(hop) => {
@@ -275,6 +278,16 @@ fn way_out<E: Env>(env: &mut E, scratch: &mut Scratch) -> Opened {
     let Some(interface) = env.interface(scratch.hop.ifindex) else {
         return Opened::Unroutable;
     };
+    let opened = leaves_by(scratch, &interface);
+    if opened == Opened::Send {
+        cached::keep(env, scratch);
+    }
+    opened
+}
+
+/// Sets the SNAT address of a candidate whose packets leave by a device.
+#[inline(always)]
+fn leaves_by(scratch: &mut Scratch, interface: &Interface) -> Opened {
     scratch.snat = if scratch.leg.addr.is_v4() {
         interface.snat4.by_words()
     } else {
@@ -283,9 +296,6 @@ fn way_out<E: Env>(env: &mut E, scratch: &mut Scratch) -> Opened {
     if scratch.snat == Addr::UNSPECIFIED {
         return Opened::Unroutable;
     }
-    let is_shared = interface.is_by_destination(scratch.leg.addr.is_v4());
-    let shared_at = env.ifindex() * u32::from(is_shared);
-    cached::keep(env, scratch, shared_at);
     Opened::Send
 }
 

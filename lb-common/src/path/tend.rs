@@ -80,6 +80,6 @@ fn renew<E: Env>(env: &mut E, scratch: &mut Scratch) {
         // Nobody goes on to a neighbour to whom no route leads any more: the kernel says what it has against it.
         Route::Unreachable => Hop::device(scratch.hop.ifindex),
     };
-    cached::keep(env, scratch, 0);
+    cached::keep(env, scratch);
     keep_hop(env, scratch);
 }
