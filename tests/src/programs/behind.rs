@@ -56,6 +56,16 @@ impl Bench {
     ///
     /// If the map cannot be changed.
     pub fn expire(&mut self) {
+        self.expire_all_but_marks();
+        self.forget_marks();
+    }
+
+    /// The same, while the marks of connections still hold.
+    ///
+    /// # Panics
+    ///
+    /// If the map cannot be changed.
+    pub fn expire_all_but_marks(&mut self) {
         for (key, mut flow) in self.flows() {
             // Of all ticks, only their differences count.
             let ago = u64::from(self.config().ticks_per_second);
@@ -63,7 +73,7 @@ impl Bench {
             flow.expires_tick = flow.seen_tick - ago;
             flow.seen_tick = flow.seen_tick.wrapping_sub(idle);
             self.store
-                .put_flow(&key, &flow)
+                .put_record(&key, &flow)
                 .expect("let a connection expire");
         }
     }

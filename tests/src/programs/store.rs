@@ -86,8 +86,13 @@ impl Store {
 
     /// Replaces the record of a flow, and lets programs ask it for the next packet.
     pub(super) fn put_flow(&mut self, key: &FlowKey, flow: &Flow) -> Result<()> {
-        const EXIST: u64 = 2;
         self.clear_marks()?;
+        self.put_record(key, flow)
+    }
+
+    /// The same, without forgetting the marks.
+    pub(super) fn put_record(&mut self, key: &FlowKey, flow: &Flow) -> Result<()> {
+        const EXIST: u64 = 2;
         for table in [&mut self.opening, &mut self.flows] {
             if table.insert(Raw(*key), Raw(*flow), EXIST).is_ok() {
                 return Ok(());
