@@ -180,3 +180,17 @@ fn mark_of_a_connection_with_one_backend_lets_nobody_go_to_another_one() {
         check_to(bench, &next, case.backend(2, 12), true);
     });
 }
+
+/// The backend was away for a moment, and the client is with another one since.
+#[test]
+fn datagrams_do_not_return_to_a_backend_by_the_mark_that_they_had_there() {
+    each_udp(|bench, case| {
+        bench.serve(&[one(11)]);
+        establish(bench, case);
+        let next = case.following(case.pod_client(PORT), case.vip(1));
+        for number in [12, 11] {
+            bench.serve(&[one(number)]);
+            check_to(bench, &next, case.backend(2, number), true);
+        }
+    });
+}
