@@ -1,4 +1,4 @@
-//! A machine with another kernel: its files, and what it tells.
+//! A machine with another kernel: its files, and what it tells; and this one.
 
 use std::{
     fs::{self, File},
@@ -80,10 +80,35 @@ pub(super) fn try_on(directory: &Path, kernel: &Kernel, binaries: &Binaries) -> 
     machine.arg("-kernel").arg(&kernel.image);
     machine.arg("-initrd").arg(archive);
     machine.args(["-append", "console=ttyS0 quiet loglevel=3 panic=-1"]);
+    listen(machine, &kernel.release)
+}
+
+/// Lets this machine tell the same.
+pub(super) fn try_here(binaries: &Binaries) -> Result<Told> {
+    const RELEASE: &str = "/proc/sys/kernel/osrelease";
+    let release = fs::read_to_string(RELEASE).with_context(|| format!("cannot read {RELEASE}"))?;
+    // What follows the version is of interest to whoever has built it.
+    let release = release.trim().split('-').next().unwrap_or_default();
+    println!("kernels: Linux {release}, which this machine has");
+    let mut shell = Command::new("sh");
+    shell.arg("-c").arg(script(
+        &binaries.agent,
+        &binaries.programs,
+        &binaries.clusters,
+    ));
+    shell.env("LB_AGENT_BIN", &binaries.agent);
+    shell.env("RUST_BACKTRACE", "0").stderr(Stdio::null());
+    listen(shell, release)
+}
+
+/// Runs a machine, and sorts what it says.
+fn listen(mut machine: Command, release: &str) -> Result<Told> {
     let machine = machine.stdin(Stdio::null()).stdout(Stdio::piped());
-    let mut machine = machine.spawn().context("cannot run qemu-system-x86_64")?;
+    let mut machine = machine
+        .spawn()
+        .with_context(|| format!("cannot run {machine:?}"))?;
     let stdout = machine.stdout.take().context("no output")?;
-    let mut listener = Listener::new(&kernel.release);
+    let mut listener = Listener::new(release);
     for line in BufReader::new(stdout).split(b'\n') {
         let line = line.context("cannot read the machine's output")?;
         let line = String::from_utf8_lossy(&line);
@@ -91,6 +116,21 @@ pub(super) fn try_on(directory: &Path, kernel: &Kernel, binaries: &Binaries) -> 
     }
     machine.wait().context("lost the machine")?;
     Ok(listener.told)
+}
+
+/// What lets a machine tell.
+fn script(agent: &Path, programs: &Path, clusters: &Path) -> String {
+    let [agent, programs, clusters] = [agent, programs, clusters].map(Path::display);
+    format!(
+        "echo\n\
+         echo == features\n\
+         {agent} features\n\
+         echo == programs\n\
+         timeout 600 {programs} --test-threads 1 {PROGRAMS}\n\
+         echo == clusters\n\
+         timeout 600 {clusters} --test-threads 1 --exact {CLUSTERS}\n\
+         echo == end\n"
+    )
 }
 
 /// What a line belongs to.
@@ -318,16 +358,14 @@ impl Root {
              mount -t bpf bpf /sys/fs/bpf\n\
              ip link set lo up\n\
              {}\
-             echo\n\
-             echo == features\n\
-             /lb/lb-agent features\n\
-             echo == programs\n\
-             timeout 600 /lb/deps/programs --test-threads 1 {PROGRAMS}\n\
-             echo == clusters\n\
-             timeout 600 /lb/deps/e2e --test-threads 1 --exact {CLUSTERS}\n\
-             echo == end\n\
+             {}\
              poweroff -f\n",
-            modules.concat()
+            modules.concat(),
+            script(
+                Path::new("/lb/lb-agent"),
+                Path::new("/lb/deps/programs"),
+                Path::new("/lb/deps/e2e")
+            ),
         );
         let init = self.at("/init")?;
         fs::write(&init, script)?;

@@ -9,7 +9,8 @@ const HEAD: &str = "\
 Written by `cargo xtask test kernels`: each kernel boots in a machine of its own (software emulation), asks
 what it has (`lb-agent features`), runs tables of packets through the programs, and serves a small cluster:
 a pod that dials a cluster address, a process of the node, and a client outside whose backend is on this node
-or, by XDP, on another one. Everything else is tested on the kernel of the machine that the tests run on.
+or, by XDP, on another one. The last kernel is the one of the machine that the tests run on, without emulation: there,
+everything else is tested, too.
 
 | Linux | serves | tcx | tables of packets | walks |
 | --- | --- | --- | --- | --- |
