@@ -58,23 +58,19 @@ impl Interface {
     #[inline(always)]
     #[must_use]
     pub fn is_direct(&self, is_v4: bool) -> bool {
-        let flag = if is_v4 {
-            flags::DIRECT4
-        } else {
-            flags::DIRECT6
-        };
-        self.flags & flag != 0
+        self.has(is_v4, flags::DIRECT4, flags::DIRECT6)
     }
 
     /// Whether all packets of a family for one destination leave by one way.
     #[inline(always)]
     #[must_use]
     pub fn is_by_destination(&self, is_v4: bool) -> bool {
-        let flag = if is_v4 {
-            flags::BY_DESTINATION4
-        } else {
-            flags::BY_DESTINATION6
-        };
-        self.flags & flag != 0
+        self.has(is_v4, flags::BY_DESTINATION4, flags::BY_DESTINATION6)
+    }
+
+    /// Whether it has the flag of a family.
+    #[inline(always)]
+    fn has(&self, is_v4: bool, v4: u8, v6: u8) -> bool {
+        self.flags & if is_v4 { v4 } else { v6 } != 0
     }
 }

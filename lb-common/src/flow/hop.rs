@@ -27,7 +27,7 @@ impl Hop {
 
     /// A device whose neighbour is not known; 0 is [`NONE`](Self::NONE).
     ///
-    /// Written word by word, for the reason of [`Addr::unspecified`].
+    /// Written word by word, for the reason of [`Addr::unspecified`](crate::Addr::unspecified).
     #[inline(always)]
     #[must_use]
     pub fn device(ifindex: u32) -> Self {
@@ -54,7 +54,7 @@ impl Hop {
         }
     }
 
-    /// The same hop, read word by word, for the reason of [`Addr::by_words`].
+    /// The same hop, read word by word, for the reason of [`Addr::by_words`](crate::Addr::by_words).
     #[inline(always)]
     #[must_use]
     pub fn by_words(&self) -> Self {

@@ -22,7 +22,7 @@ pub struct CachedRoute {
     pub hop: Hop,
     /// The address that packets of that flow leave with.
     pub snat: Addr,
-    /// [`seal`](Self::seal) of all but the address: other CPUs may be writing.
+    /// A hash of all but the address: other CPUs may be writing.
     pub sealed: u64,
 }
 

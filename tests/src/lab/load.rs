@@ -80,7 +80,8 @@ impl Flows {
 
     /// How many frames there have to be until all flows go on: each is answered once, and its client goes on twice. Those
     /// that are new never do.
-    fn warm_up(self) -> u64 {
+    #[must_use]
+    pub fn warm_up(self) -> u64 {
         self.count().max(1) * 3
     }
 }

@@ -166,9 +166,10 @@ impl Stage {
         }
         let before = self.translated(contender)?;
         let sent = self.load.send(Aim { node, to, flows }, window)?;
-        // The warm-up has been translated, too.
+        // The warm-up has been translated, too, and the answers to it.
+        let passed = sent.arrived + flows.warm_up();
         ensure!(
-            contender.hook().is_none() || self.translated(contender)? - before >= sent.arrived,
+            contender.hook().is_none() || self.translated(contender)? - before >= passed,
             "{}: not all went through the hook",
             contender.name()
         );
