@@ -6,7 +6,7 @@ use crate::Addr;
 pub const GOLDEN: u32 = 0x9e37_79b1;
 
 /// The odd multiplier of splitmix64's first round, a well-mixing 64-bit constant.
-const MULTIPLIER: u64 = 0xbf58_476d_1ce4_e5b9;
+pub(crate) const MULTIPLIER: u64 = 0xbf58_476d_1ce4_e5b9;
 
 /// One round: takes a word into a state.
 #[inline(always)]

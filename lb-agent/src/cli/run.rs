@@ -476,9 +476,9 @@ mod tests {
     fn capacities_are_those_of_the_flags() {
         let flags = ["--flows-max", "77", "--opening-max", "7"];
         let specs = options(&flags).capacities.specs();
-        for (map, capacity) in [(maps::FLOWS, 77), (maps::OPENING, 7)] {
+        for (map, capacity) in [(maps::FLOWS, 77), (maps::OPENING, 8)] {
             let spec = specs.iter().find(|spec| spec.name == map);
-            assert_eq!(spec.map(|spec| spec.max_entries), Some(capacity));
+            assert_eq!(spec.map(lb_common::maps::MapSpec::capacity), Some(capacity));
         }
     }
 

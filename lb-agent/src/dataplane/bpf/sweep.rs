@@ -12,13 +12,14 @@ use aya::maps::{HashMap, Map, MapData, MapError};
 use lb_common::{
     Flow, FlowKey, Phase,
     flow::Now,
-    maps::{FLOWS, LAYOUT_VERSION, OPENING},
+    maps::{FLOWS, LAYOUT_VERSION},
 };
 
 use super::{
     batch::Batches,
     error::{Error, is_absent},
     maps::Raw,
+    opening::Opening,
     pins::Pins,
 };
 
@@ -41,7 +42,7 @@ pub struct Swept {
 
 /// Sweeps the maps that are pinned.
 pub struct Sweeper {
-    opening: Records,
+    opening: Opening,
     flows: Records,
     batches: Batches<FlowKey, Flow>,
     /// The newest tick that a packet is known to have come at.
@@ -65,7 +66,7 @@ impl Sweeper {
     /// [`Error::Map`] if there is no such map.
     pub fn open(pin_dir: &Path, ticks_per_second: u32) -> Result<Self, Error> {
         Ok(Self {
-            opening: Records::open(pin_dir, OPENING)?,
+            opening: Opening::pinned(&Pins::at(pin_dir, LAYOUT_VERSION))?,
             flows: Records::open(pin_dir, FLOWS)?,
             batches: Batches::new(),
             newest: None,
@@ -93,7 +94,7 @@ impl Sweeper {
             is_no_room,
         };
         // The newest packets are those of new flows.
-        let (removed_opening, opening) = opening.sweep(batches, &mut clock)?;
+        let (removed_opening, opening) = sweep_opening(opening, &mut clock);
         let (removed, kept) = flows.sweep(batches, &mut clock)?;
         Ok(Swept {
             removed: removed + removed_opening,
@@ -104,7 +105,36 @@ impl Sweeper {
     }
 }
 
-/// One of the maps.
+/// Removes what is over in `OPENING`, and what an agent has left there that was killed; how many records have gone, and how
+/// many are left.
+fn sweep_opening(opening: &Opening, clock: &mut Clock<'_>) -> (u64, u64) {
+    let (mut over, mut others) = (Vec::new(), 0);
+    for (key, flow) in opening.records() {
+        clock.advance(flow.seen_tick);
+        if clock.is_over(&flow) {
+            over.push(key);
+        } else {
+            others += 1;
+        }
+    }
+    let mut removed = 0;
+    for key in &over {
+        // A packet may have revived it since it was read.
+        match opening.flow(key) {
+            Some(flow) if !clock.is_over(&flow) => others += 1,
+            _ => {
+                opening.forget(key);
+                removed += 1;
+            }
+        }
+    }
+    if let Some(newest) = *clock.newest {
+        opening.clear_claims(newest, clock.ticks_per_second.into());
+    }
+    (removed, others)
+}
+
+/// `FLOWS`.
 struct Records {
     name: &'static str,
     map: HashMap<MapData, Raw<FlowKey>, Raw<Flow>>,
