@@ -15,8 +15,9 @@ pub(crate) fn mix(state: u64, word: u64) -> u64 {
     product ^ (product >> 32)
 }
 
+/// The upper and the lower half of an address, as they lie in memory.
 #[inline(always)]
-fn halves(addr: Addr) -> (u64, u64) {
+pub(crate) fn halves(addr: Addr) -> (u64, u64) {
     let [a, b, c, d] = addr.to_wire_words();
     (
         u64::from(a) | u64::from(b) << 32,

@@ -73,10 +73,10 @@ pub struct Bucket<R, const WAYS: usize> {
 /// newer than it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Displace {
-    /// Nobody.
-    Nobody,
     /// The one that was touched first.
     First,
+    /// The same, if that was before the newcomer's tick.
+    Older,
 }
 
 /// Why a record was not inserted.
@@ -244,7 +244,11 @@ fn claim<B: Words<WAYS>, const WAYS: usize>(
             return Claim(Claim::THERE);
         }
         let (way, before) = ((best & 0xff) as usize % WAYS, Word(before));
-        let may_go = displace == Displace::First && best >> 8 != 0;
+        let may_go = match displace {
+            Displace::First => best >> 8 != 0,
+            // 1 is the rank of those that were touched at this tick, or later.
+            Displace::Older => best >> 8 > 1,
+        };
         if !before.is_free() && !may_go {
             return Claim(Claim::NO_ROOM);
         }

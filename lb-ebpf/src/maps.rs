@@ -180,4 +180,4 @@ pub(crate) static KNOWN_WORDS: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 pub(crate) static OPENING_BUCKETS: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
-pub(crate) static OPENING_SEED: Global<u32> = Global::new(0);
+pub(crate) static OPENING_SEED: Global<u64> = Global::new(0);

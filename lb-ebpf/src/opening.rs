@@ -14,8 +14,9 @@ use crate::{
     maps::{OPENING, OPENING_BUCKETS, OPENING_SEED},
 };
 
-/// A record is noted to be in use at most once in so many ticks: 0.26 s to 2.6 s, as many as there are in a second.
-const TOUCH_TICKS: u64 = 256;
+/// A record is noted to be in use at most once in so many ticks: 4 ms to 40 ms, as many as there are in a second. So many
+/// newcomers that its bucket is full of them do not come in between.
+const TOUCH_TICKS: u64 = 4;
 
 /// So often somebody is looked for who inserts the same at this moment. He needs a hundred nanoseconds, and longer where
 /// something interrupts him.
@@ -120,7 +121,7 @@ fn record_of(key: &FlowKey, hash: u64, way: u64) -> *mut Flow {
     let Some((bucket, _)) = bucket(hash) else {
         return ptr::null_mut();
     };
-    // SAFETY: the pointer was checked. A record that becomes another one's meanwhile is refused by the owner check.
+    // SAFETY: the pointer was checked. Others may write it at any time: see `kernel::in_place`.
     let record = unsafe { &mut *bucket.record(way as usize) };
     if record.is_of(key) {
         &raw mut record.flow
@@ -147,7 +148,11 @@ pub(crate) fn insert(key: &FlowKey, flow: &Flow) -> bool {
     };
     // SAFETY: the pointer was checked, and the way is this program's until it is published.
     unsafe { (*bucket.record(way)).write(key, flow) };
-    opening_publish(hash, way as u64) != 0
+    let is_published = opening_publish(hash, way as u64) != 0;
+    if !is_published {
+        wait_for_another(hash);
+    }
+    is_published
 }
 
 /// Waits until whoever inserts the same tag has published it, so that the packet can go on by that.

@@ -82,7 +82,7 @@ pub enum Source {
     Manifests(PathBuf),
 }
 
-/// Capacities of the maps, in elements.
+/// Capacities of the maps, in elements; of `OPENING`, in connections, of which there are eight in each.
 #[derive(Clone, Copy, Debug)]
 pub struct Capacities {
     /// Frontends: addresses and ports that clients dial.

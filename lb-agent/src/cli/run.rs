@@ -483,6 +483,15 @@ mod tests {
     }
 
     #[test]
+    fn a_map_without_room_is_refused() {
+        for flag in ["--frontends-max", "--flows-max", "--opening-max"] {
+            let line = ["lb-agent", "run", flag, "0"];
+            let error = Cli::try_parse_from(line).unwrap_err().to_string();
+            assert!(error.contains(flag), "{error}");
+        }
+    }
+
+    #[test]
     fn a_hybrid_cgroup_hierarchy_has_its_root_elsewhere() {
         let mounts = "tmpfs /sys/fs/cgroup tmpfs rw 0 0\n\
                       cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";

@@ -160,13 +160,14 @@ fn a_map_that_has_too_much_for_a_smaller_one_keeps_its_capacity() {
     put_flows(&pins);
     let before = held(&dataplane);
     drop(dataplane);
-    let sizes = [(BACKENDS, 100), (FLOWS, 19), (OPENING, 20), (SLOTS, 2002)];
+    let sizes = [(BACKENDS, 100), (FLOWS, 19), (OPENING, 5), (SLOTS, 2002)];
     let dataplane = sized(&pins, &sizes, None).unwrap();
     let kept: Vec<String> = dataplane.kept().iter().map(ToString::to_string).collect();
     let expected = [
         "SLOTS keeps its capacity of 4096: 2003 are taken, and 2002 are wanted",
         "BACKENDS keeps its capacity of 256: 101 are taken, and 100 are wanted",
         "FLOWS keeps its capacity of 1024: 20 are taken, and 19 are wanted",
+        "OPENING keeps its capacity of 8184: 20 are taken, and 32 are wanted",
     ];
     assert_eq!(kept, expected);
     assert_eq!(held(&dataplane), before);

@@ -58,14 +58,24 @@ pub fn place(hash: u64, buckets: u32) -> Place {
     }
 }
 
-/// The hash of a key under a seed.
+/// The hash of a key under a seed that nobody knows.
 #[inline(always)]
 #[must_use]
-pub fn hash(key: &FlowKey, seed: u32) -> u64 {
+pub fn hash(key: &FlowKey, seed: u64) -> u64 {
     let ports = u64::from(key.src_port) | u64::from(key.dst_port) << 16;
     let edge = u64::from(key.edge ^ u32::from(key.protocol) << 24);
-    let word = (ports | edge << 32) ^ u64::from(seed).wrapping_mul(hash::MULTIPLIER);
-    hash::both(key.src, key.dst, word)
+    let ((src_high, src_low), (dst_high, dst_low)) = (hash::halves(key.src), hash::halves(key.dst));
+    let state = keyed(seed, ports | edge << 32, seed);
+    let state = keyed(keyed(state, src_high, seed), src_low, seed);
+    keyed(keyed(state, dst_high, seed), dst_low, seed).wrapping_mul(hash::MULTIPLIER)
+}
+
+/// One round. The upper half comes into the lower one by a secret multiplier: by a shift alone, what changes
+/// in the highest bit would change in two that are known, and the next word could undo it.
+#[inline(always)]
+fn keyed(state: u64, word: u64, key: u64) -> u64 {
+    let product = (state ^ word).wrapping_mul(hash::MULTIPLIER);
+    product.wrapping_add((product >> 32).wrapping_mul(key | 1))
 }
 
 impl Record {
@@ -176,6 +186,26 @@ mod tests {
             assert!(buckets(elements) == elements - HEADER);
         }
         assert_eq!([0, 1].map(records), [0, 0]);
+    }
+
+    /// Without a secret multiplier, these addresses have one hash under each seed.
+    #[test]
+    fn nobody_knows_addresses_that_have_one_hash() {
+        let [key, ..] = keys()[..] else {
+            unreachable!()
+        };
+        let seeds = (1..1000_u64).map(|seed| seed.wrapping_mul(hash::MULTIPLIER));
+        let mut octets = key.dst.octets;
+        for at in [3, 7, 15] {
+            octets[at] ^= 0x80;
+        }
+        let other = FlowKey {
+            dst: Addr { octets },
+            ..key
+        };
+        let bucket = |key, seed| place(hash(key, seed), 1 << 14).bucket;
+        let same = seeds.filter(|seed| bucket(&key, *seed) == bucket(&other, *seed));
+        assert!(same.count() < 5);
     }
 
     #[test]

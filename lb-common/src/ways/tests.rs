@@ -106,15 +106,18 @@ proptest! {
 }
 
 #[test]
-fn bucket_that_is_full_of_others_refuses_who_may_displace_nobody() {
+fn who_may_displace_older_ones_only_is_refused_by_those_that_are_not() {
     let bucket = bucket();
     for tag in 1..=WAYS as u32 {
-        assert!(put(&bucket, tag, 1, Displace::Nobody).result.is_ok());
+        assert!(put(&bucket, tag, 7, Displace::Older).result.is_ok());
     }
-    let insertion = put(&bucket, 99, 2, Displace::Nobody);
-    assert_eq!(insertion.result, Err(Refused::NoRoom));
-    assert!(!insertion.has_displaced);
+    for tick in [3, 7] {
+        let insertion = put(&bucket, 99, tick, Displace::Older);
+        assert_eq!(insertion.result, Err(Refused::NoRoom));
+        assert!(!insertion.has_displaced);
+    }
     assert_eq!(tags(&bucket).len(), WAYS);
+    assert!(put(&bucket, 99, 8, Displace::Older).has_displaced);
 }
 
 /// Somebody dies while a record is being written.
@@ -132,7 +135,7 @@ fn claim_that_nobody_publishes_costs_a_way_and_its_tag_until_it_is_cleared() {
     assert_eq!(tags(&bucket).len(), WAYS - 1);
     assert_eq!(clear(&bucket, 40, 39), 0, "it may be written still");
     assert_eq!(clear(&bucket, 40, 38), 1);
-    assert_eq!(put(&bucket, 7, 40, Displace::Nobody).result, Ok(3));
+    assert_eq!(put(&bucket, 7, 40, Displace::Older).result, Ok(3));
 }
 
 #[test]

@@ -185,7 +185,7 @@ fn insert(hammer: &mut Hammer, bucket: &Shared, place: Place, key: u64, number: 
     let displace = if number & 1 == 0 {
         Displace::First
     } else {
-        Displace::Nobody
+        Displace::Older
     };
     let write = |way| write(bucket, way, key, number);
     // Who comes at another time prefers another way: else all who insert the same choose the same.

@@ -61,8 +61,8 @@ fn flow_in_use_outlives_those_that_are_not() {
             let mut in_use = clients(bench);
             assert_eq!(in_use.len(), ROOM, "it is full");
             in_use.truncate(IN_USE);
-            // Not for as long as a datagram without an answer is remembered.
-            bench.age(20);
+            // A moment later, and all of them are as old.
+            bench.age_opening(10);
             for &port in &in_use {
                 open(bench, case, port);
             }

@@ -92,7 +92,7 @@ fn load_object(
     object: &[u8],
     options: &Options,
     pins: &Pins,
-    opening_seed: u32,
+    opening_seed: u64,
 ) -> Result<Ebpf, Error> {
     let elements = |name| {
         let map = options.maps.iter().find(|map| map.name == name);

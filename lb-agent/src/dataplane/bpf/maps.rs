@@ -189,7 +189,7 @@ fn words(ebpf: &mut Ebpf, name: &'static str) -> Result<Words, Error> {
     };
     let info = data.info().map_err(|source| unusable(name, source))?;
     // The mapping holds a reference to the map itself; `data` may go.
-    Words::new(data.fd().as_fd(), info.max_entries())
+    Words::new(data.fd().as_fd(), info.max_entries() as usize)
         .map_err(|source| Error::Mmap { map: name, source })
 }
 
@@ -351,9 +351,7 @@ impl Dataplane for BpfDataplane {
                 }
             }
         };
-        for (key, flow) in opening.records() {
-            look(&[key], &[flow]);
-        }
+        opening.for_each_flow(|key, flow| look(&[key], &[flow]));
         flows.read_batches(&mut look)?;
         lost.retain(|(_, flow)| flow.expires_tick >= newest);
         let (mut lost, mut opening): (Vec<_>, Vec<_>) = lost

@@ -39,7 +39,7 @@ const KEY_WORDS: usize = KEY.div_ceil(WORD);
 pub struct Opening {
     words: Words,
     buckets: u32,
-    seed: u32,
+    seed: u64,
     /// Words of a record.
     record: usize,
 }
@@ -53,8 +53,8 @@ impl Opening {
     pub fn new(fd: BorrowedFd<'_>, spec: &MapSpec) -> io::Result<Self> {
         let bucket = spec.value_size as usize / WORD;
         let record = bucket.checked_sub(WAYS).map_or(0, |words| words / WAYS);
-        let words = spec.max_entries.checked_mul(bucket as u32);
-        let words = words.filter(|_| record > KEY_WORDS && spec.max_entries > HEADER);
+        let words = (spec.max_entries as usize).checked_mul(bucket);
+        let words = words.filter(|_| record > KEY_WORDS);
         let words = Words::new(fd, words.ok_or(io::ErrorKind::InvalidInput)?)?;
         let seed = words
             .as_slice()
@@ -63,7 +63,7 @@ impl Opening {
         Ok(Self {
             words,
             buckets: opening::buckets(spec.max_entries),
-            seed: seed as u32,
+            seed,
             record,
         })
     }
@@ -151,38 +151,35 @@ impl Opening {
         Ok(())
     }
 
+    /// The same for records of this layout.
+    pub(super) fn for_each_flow(&self, mut take: impl FnMut(FlowKey, Flow)) {
+        let taken = self.for_each(|key, value| {
+            let key = bytemuck::pod_read_unaligned(key);
+            take(key, bytemuck::pod_read_unaligned(value));
+            Ok(())
+        });
+        debug_assert!(taken.is_ok(), "nothing above fails");
+    }
+
     /// All records of this layout.
     #[must_use]
     pub fn records(&self) -> Vec<(FlowKey, Flow)> {
         let mut records = Vec::new();
-        let taken = self.for_each(|key, value| {
-            let key = bytemuck::pod_read_unaligned(key);
-            records.push((key, bytemuck::pod_read_unaligned(value)));
-            Ok(())
-        });
-        debug_assert!(taken.is_ok());
+        self.for_each_flow(|key, flow| records.push((key, flow)));
         records
     }
 
     /// The record of a key.
     pub(super) fn get(&self, key: &[u8]) -> Option<Vec<u8>> {
         let (bucket, place) = self.bucket(key)?;
-        let (way, _) = ways::find(&bucket, place.tag)?;
-        let mut record = Vec::new();
-        let is_it = bucket.read(way, &mut record) && record[..KEY] == *key;
-        is_it.then(|| record.split_off(KEY_WORDS * WORD))
-    }
-
-    /// The same: false if there is none.
-    pub fn replace_flow(&self, key: &FlowKey, flow: &Flow) -> bool {
-        self.replace(bytemuck::bytes_of(key), bytemuck::bytes_of(flow))
+        bucket.find(key, place).map(|found| found.value)
     }
 
     /// The same, of this layout.
     #[must_use]
     pub fn flow(&self, key: &FlowKey) -> Option<Flow> {
-        self.get(bytemuck::bytes_of(key))
-            .map(|value| bytemuck::pod_read_unaligned(&value))
+        let value = self.get(bytemuck::bytes_of(key))?;
+        Some(bytemuck::pod_read_unaligned(&value))
     }
 
     /// Inserts or replaces a record of this layout; false if there is no room.
@@ -197,7 +194,8 @@ impl Opening {
         };
         let write = |way| bucket.write(way, key, value);
         let tick = seen_tick(value);
-        if ways::insert(&bucket, place.tag, tick, Displace::First, write)
+        // In whatever order they come: what was seen later stays.
+        if ways::insert(&bucket, place.tag, tick, Displace::Older, write)
             .result
             .is_ok()
         {
@@ -208,15 +206,25 @@ impl Opening {
 
     /// Replaces the record of a key if there is one; whether there was. In place: a program may see some of both.
     pub(super) fn replace(&self, key: &[u8], value: &[u8]) -> bool {
-        let is_there = self.get(key).is_some();
-        let Some((bucket, place)) = self.bucket(key).filter(|_| is_there) else {
+        let Some((bucket, place)) = self.bucket(key) else {
             return false;
         };
-        let found = ways::find(&bucket, place.tag);
-        if let Some((way, _)) = found {
-            bucket.write(way, key, value);
+        let Some(found) = bucket.find(key, place) else {
+            return false;
+        };
+        bucket.write(found.way, key, value);
+        let after = bucket.word(found.way);
+        let is_same = found.word.is_same(after);
+        if !is_same {
+            // It has been displaced meanwhile. A record that is written over is better gone.
+            ways::remove(&bucket, found.way, after);
         }
-        found.is_some()
+        is_same
+    }
+
+    /// The same for a record of this layout.
+    pub fn replace_flow(&self, key: &FlowKey, flow: &Flow) -> bool {
+        self.replace(bytemuck::bytes_of(key), bytemuck::bytes_of(flow))
     }
 
     /// Removes the record of a key.
@@ -224,14 +232,25 @@ impl Opening {
         let Some((bucket, place)) = self.bucket(key) else {
             return;
         };
-        let mut record = Vec::new();
         // Programs may touch it at the same moment.
-        while let Some((way, word)) = ways::find(&bucket, place.tag) {
-            let is_it = bucket.read(way, &mut record) && record[..KEY] == *key;
-            if !is_it || ways::remove(&bucket, way, word) {
+        while let Some(found) = bucket.find(key, place) {
+            if ways::remove(&bucket, found.way, found.word) {
                 break;
             }
         }
+    }
+
+    /// Removes the record of a key if `is_over` says so, and no program meets it at that moment; false if it stays.
+    pub(super) fn remove_if(&self, key: &FlowKey, is_over: impl Fn(&Flow) -> bool) -> bool {
+        let key = bytemuck::bytes_of(key);
+        let Some((bucket, place)) = self.bucket(key) else {
+            return true;
+        };
+        let Some(found) = bucket.find(key, place) else {
+            return true;
+        };
+        is_over(&bytemuck::pod_read_unaligned(&found.value))
+            && ways::remove(&bucket, found.way, found.word)
     }
 
     /// Removes the record of a key of this layout.
@@ -265,21 +284,21 @@ impl Opening {
 }
 
 /// What programs look keys up by in the map that is pinned; if there is none, or if it is new, in the one that is to be.
-pub(super) fn seed(pins: &Pins) -> Result<u32, Error> {
+pub(super) fn seed(pins: &Pins) -> Result<u64, Error> {
     let there = Opening::open(&pins.map(OPENING))?;
     let seed = there.map_or(0, |opening| opening.seed);
     // Nobody is to know which keys have a bucket in common.
     Ok(if seed == 0 {
-        RandomState::new().hash_one(0) as u32 | 1
+        RandomState::new().hash_one(0) | 1
     } else {
         seed
     })
 }
 
 /// Notes it there.
-pub(super) fn set_seed(pins: &Pins, seed: u32) -> Result<(), Error> {
+pub(super) fn set_seed(pins: &Pins, seed: u64) -> Result<(), Error> {
     if let Some(word) = Opening::pinned(pins)?.words.as_slice().first() {
-        word.store(seed.into(), Release);
+        word.store(seed, Release);
     }
     Ok(())
 }
@@ -287,6 +306,14 @@ pub(super) fn set_seed(pins: &Pins, seed: u32) -> Result<(), Error> {
 /// When a packet of the flow was seen last, whose record this is.
 fn seen_tick(value: &[u8]) -> u64 {
     bytemuck::try_pod_read_unaligned(value).map_or(0, |flow: Flow| flow.seen_tick)
+}
+
+/// A record that was found.
+struct Found {
+    way: usize,
+    /// What stood beside it before it was read.
+    word: Word,
+    value: Vec<u8>,
 }
 
 /// A bucket as programs change it.
@@ -298,6 +325,18 @@ struct Bucket<'a> {
 impl Bucket<'_> {
     fn record(&self, way: usize) -> &[AtomicU64] {
         &self.words[WAYS + way * self.record..][..self.record]
+    }
+
+    /// The record of a key.
+    fn find(&self, key: &[u8], place: Place) -> Option<Found> {
+        let (way, word) = ways::find(self, place.tag)?;
+        let mut record = Vec::new();
+        let is_it = self.read(way, &mut record) && record[..KEY] == *key;
+        is_it.then(|| Found {
+            way,
+            word,
+            value: record.split_off(KEY_WORDS * WORD),
+        })
     }
 
     /// Reads what a way holds; false if it is nobody's, or changes its owner meanwhile.
@@ -404,15 +443,37 @@ mod tests {
     }
 
     #[test]
-    fn those_that_were_seen_first_make_room() {
-        let opening = opening(2);
-        for number in 1..1000 {
-            assert!(opening.insert(&key(number), &flow(number)));
-        }
-        assert_eq!(opening.count(), 2 * WAYS);
+    fn those_that_were_seen_first_make_room_in_whatever_order_they_come() {
+        let left = |numbers: Vec<u16>| {
+            let opening = opening(2);
+            let insert = |number: &&u16| opening.insert(&key(**number), &flow(**number));
+            let inserted = numbers.iter().filter(insert).count();
+            (inserted, all(&opening).into_keys().collect::<Vec<_>>())
+        };
+        let (forwards, there) = left((1..1000).collect());
+        assert_eq!((forwards, there.len()), (999, 2 * WAYS));
         // Chance fills a bucket with eight newer ones before long.
-        assert!(all(&opening).keys().all(|key| key.src_port > 900));
-        assert_eq!(opening.flow(&key(999)), Some(flow(999)));
+        assert!(there.iter().all(|key| key.src_port > 900));
+        assert_eq!(left((1..1000).rev().collect()), (2 * WAYS, there));
+    }
+
+    #[test]
+    fn record_is_removed_only_if_it_is_over() {
+        let opening = opening(1);
+        assert!(opening.insert(&key(1), &flow(1)));
+        assert!(!opening.remove_if(&key(1), |flow| flow.seen_tick > 1));
+        assert_eq!(opening.count(), 1);
+        assert!(opening.remove_if(&key(1), |flow| flow.seen_tick == 1));
+        assert_eq!(opening.count(), 0);
+        assert!(opening.remove_if(&key(1), |_| false), "it has gone");
+    }
+
+    #[test]
+    fn table_without_buckets_takes_nothing() {
+        let opening = opening(0);
+        assert!(!opening.insert(&key(1), &flow(1)));
+        opening.forget(&key(1));
+        assert_eq!((opening.count(), opening.flow(&key(1))), (0, None));
     }
 
     /// An agent was killed in the midst of an insertion.
@@ -435,22 +496,7 @@ mod tests {
     #[test]
     fn array_that_is_none_of_records_is_refused() {
         let memory = memfd_create("opening", MFdFlags::empty()).unwrap();
-        let spec = MapSpec::new::<u32, opening::Bucket>(OPENING, Kind::Array, 2);
-        let header_alone = MapSpec {
-            max_entries: HEADER,
-            ..spec
-        };
-        let of_words = MapSpec {
-            value_size: 8,
-            ..spec
-        };
-        let too_many = MapSpec {
-            max_entries: u32::MAX,
-            ..spec
-        };
-        for spec in [header_alone, of_words, too_many] {
-            let opening = Opening::new(memory.as_fd(), &spec);
-            assert!(opening.is_err(), "{spec:?}");
-        }
+        let words = MapSpec::new::<u32, u64>(OPENING, Kind::Array, 2);
+        assert!(Opening::new(memory.as_fd(), &words).is_err());
     }
 }

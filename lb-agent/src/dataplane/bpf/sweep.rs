@@ -27,6 +27,10 @@ use super::{
 /// that is repeated comes earlier, or is taken up again like any other of an unknown connection.
 const CLOSED_S: u32 = 10;
 
+/// How long after its claim a record of `OPENING` is surely not being written any more, in seconds: an agent that was killed
+/// has left it. A processor of a virtual machine can be stopped for long.
+const CLAIMED_S: u64 = 60;
+
 /// What a sweep has found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Swept {
@@ -109,27 +113,20 @@ impl Sweeper {
 /// many are left.
 fn sweep_opening(opening: &Opening, clock: &mut Clock<'_>) -> (u64, u64) {
     let (mut over, mut others) = (Vec::new(), 0);
-    for (key, flow) in opening.records() {
+    opening.for_each_flow(|key, flow| {
         clock.advance(flow.seen_tick);
         if clock.is_over(&flow) {
             over.push(key);
         } else {
             others += 1;
         }
-    }
-    let mut removed = 0;
-    for key in &over {
-        // A packet may have revived it since it was read.
-        match opening.flow(key) {
-            Some(flow) if !clock.is_over(&flow) => others += 1,
-            _ => {
-                opening.forget(key);
-                removed += 1;
-            }
-        }
-    }
+    });
+    // A packet may have revived some since they were read.
+    let remove = |key: &&FlowKey| opening.remove_if(key, |flow| clock.is_over(flow));
+    let removed = over.iter().filter(remove).count() as u64;
+    others += over.len() as u64 - removed;
     if let Some(newest) = *clock.newest {
-        opening.clear_claims(newest, clock.ticks_per_second.into());
+        opening.clear_claims(newest, CLAIMED_S * u64::from(clock.ticks_per_second));
     }
     (removed, others)
 }

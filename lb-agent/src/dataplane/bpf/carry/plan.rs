@@ -193,9 +193,9 @@ fn follows(map: &str) -> Option<&'static str> {
 /// How much may be taken for a map to become one like `spec`.
 ///
 /// A hash that programs fill goes on filling while it is carried over: half of it is for what comes
-/// meanwhile. One that forgets has room for all.
+/// meanwhile. One that forgets has room for all; of one with buckets, some are full where half of it is taken.
 fn room(spec: &MapSpec, way: Way) -> u32 {
-    if way == Way::Follow && spec.kind == Kind::Hash as u32 {
+    if way == Way::Follow && spec.kind == Kind::Hash as u32 || spec.has_buckets() {
         spec.capacity() / 2
     } else {
         spec.capacity()
