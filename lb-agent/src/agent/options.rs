@@ -82,7 +82,7 @@ pub enum Source {
     Manifests(PathBuf),
 }
 
-/// Capacities of the maps, in elements; of `OPENING`, in connections, of which there are eight in each.
+/// Capacities of the maps, in elements.
 #[derive(Clone, Copy, Debug)]
 pub struct Capacities {
     /// Frontends: addresses and ports that clients dial.
@@ -125,11 +125,14 @@ impl Capacities {
             maps::KNOWN => known::elements(self.flows),
             maps::ESTABLISHED => maps::mark_buckets(self.flows),
             maps::OPENING | maps::OPENING_PINS => self.opening,
-            _ => spec.capacity(),
+            _ => spec.max_entries,
         };
         maps::SPECS
             .iter()
-            .map(|spec| spec.with_capacity(capacity(spec)))
+            .map(|spec| MapSpec {
+                max_entries: capacity(spec),
+                ..*spec
+            })
             .collect()
     }
 }

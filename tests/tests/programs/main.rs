@@ -19,7 +19,6 @@ mod inside;
 mod introspection;
 mod kept;
 mod limited;
-mod opening;
 mod outside;
 mod pieces;
 mod routes;

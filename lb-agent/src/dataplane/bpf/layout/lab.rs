@@ -5,9 +5,8 @@
 
 use lb_common::{
     Flow, FlowKey,
-    flow::opening::{Bucket, WAYS},
     maps::{
-        FLOWS, FLOWS_MAX, Kind, LAB_LAYOUT_VERSION, MMAPABLE, MapSpec, OPENING, OPENING_ELEMENTS,
+        FLOWS, FLOWS_MAX, Kind, LAB_LAYOUT_VERSION, MapSpec, OPENING, OPENING_MAX,
         SHIPPED_LAYOUT_VERSION,
     },
 };
@@ -34,32 +33,21 @@ pub(super) const OTHER: Layout = Layout {
         LAB_LAYOUT_VERSION
     },
     changed: &[
-        Changed {
-            spec: MapSpec {
-                value_size: OTHER_FLOW,
-                ..MapSpec::new::<FlowKey, Flow>(FLOWS, Kind::Hash, FLOWS_MAX)
-            },
-            elements: Elements::Convert(CONVERT),
-        },
-        Changed {
-            spec: MapSpec {
-                value_size: OTHER_BUCKET,
-                flags: MMAPABLE,
-                ..MapSpec::new::<u32, Bucket>(OPENING, Kind::Array, OPENING_ELEMENTS)
-            },
-            elements: Elements::Convert(CONVERT),
-        },
+        records(FLOWS, Kind::Hash, FLOWS_MAX),
+        records(OPENING, Kind::LruHash, OPENING_MAX),
     ],
 };
 
-/// Bytes of a bucket in the other layout.
-const OTHER_BUCKET: u32 = if IS_LAB {
-    size_of::<Bucket>() - WAYS * EXTRA
-} else {
-    size_of::<Bucket>() + WAYS * EXTRA
-} as u32;
-
-const CONVERT: Convert = if IS_LAB { lengthen } else { shorten };
+const fn records(name: &'static str, kind: Kind, max_entries: usize) -> Changed {
+    const CONVERT: Convert = if IS_LAB { lengthen } else { shorten };
+    Changed {
+        spec: MapSpec {
+            value_size: OTHER_FLOW,
+            ..MapSpec::new::<FlowKey, Flow>(name, kind, max_entries)
+        },
+        elements: Elements::Convert(CONVERT),
+    }
+}
 
 fn lengthen(key: &[u8], value: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
     Some((key.to_vec(), [&[0; EXTRA], value].concat()))
