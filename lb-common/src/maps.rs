@@ -5,7 +5,7 @@ use crate::{
     Frontend, FrontendKey, Held, HeldKey, Interface, Pin, PinKey, ServiceNets, Slot, SourceRange,
     Vip, addresses,
     drops::Event,
-    flow::Marks,
+    flow::{Marks, opening},
     frontend::index::{Bucket, Listed},
     known,
     socket::{SocketKey, SocketPeer},
@@ -20,7 +20,7 @@ pub const LAYOUT_VERSION: u32 = if cfg!(feature = "lab-layout") {
 
 /// Version of the layout that is shipped. Raise it with any change of a key, a value or their
 /// meaning, and keep the former layout in `lb-agent/src/dataplane/bpf/layout`.
-pub const SHIPPED_LAYOUT_VERSION: u32 = 3;
+pub const SHIPPED_LAYOUT_VERSION: u32 = 4;
 
 /// Version of the layout that only a test's build has; far from any that will be shipped.
 pub const LAB_LAYOUT_VERSION: u32 = 1_000_000;
@@ -39,6 +39,8 @@ pub const SLOTS_MAX: usize = 1 << 22;
 pub const FLOWS_MAX: usize = 524_288;
 /// Default capacity of `OPENING`.
 pub const OPENING_MAX: usize = 131_072;
+/// Default elements of `OPENING`: 23 MB.
+pub const OPENING_ELEMENTS: usize = opening::elements(OPENING_MAX as u32) as usize;
 /// Default capacity of `ESTABLISHED`: 4 MB.
 pub const ESTABLISHED_MAX: usize = mark_buckets(FLOWS_MAX as u32) as usize;
 /// Default capacity of `KNOWN`: a quarter of a megabyte.
@@ -193,6 +195,36 @@ impl MapSpec {
         }
     }
 
+    /// How many of what it is for it has room for: as a rule, elements; of `OPENING`, records.
+    #[must_use]
+    pub fn capacity(&self) -> u32 {
+        if self.has_buckets() {
+            opening::records(self.max_entries)
+        } else {
+            self.max_entries
+        }
+    }
+
+    /// The same with room for so many.
+    #[must_use]
+    pub fn with_capacity(self, capacity: u32) -> Self {
+        let max_entries = if self.has_buckets() {
+            opening::elements(capacity)
+        } else {
+            capacity
+        };
+        Self {
+            max_entries,
+            ..self
+        }
+    }
+
+    /// Whether records are in buckets, as `OPENING` has them since the fourth layout.
+    #[must_use]
+    pub fn has_buckets(&self) -> bool {
+        self.name == OPENING && self.kind == Kind::Array as u32
+    }
+
     const fn with(self, flag: u32) -> Self {
         Self {
             flags: self.flags | flag,
@@ -209,7 +241,7 @@ pub const SPECS: [MapSpec; 24] = [
     MapSpec::new::<u32, Bucket>(FRONTEND_INDEX, Kind::Array, FRONTEND_INDEX_MAX).with(MMAPABLE),
     MapSpec::new::<u32, Listed>(FRONTEND_COPIES, Kind::Array, FRONTEND_COPIES_MAX).with(MMAPABLE),
     MapSpec::new::<FlowKey, Flow>(FLOWS, Kind::Hash, FLOWS_MAX),
-    MapSpec::new::<FlowKey, Flow>(OPENING, Kind::LruHash, OPENING_MAX),
+    MapSpec::new::<u32, opening::Bucket>(OPENING, Kind::Array, OPENING_ELEMENTS).with(MMAPABLE),
     MapSpec::new::<u32, Marks>(ESTABLISHED, Kind::Array, ESTABLISHED_MAX),
     MapSpec::new::<u32, u64>(KNOWN, Kind::Array, KNOWN_MAX).with(MMAPABLE),
     MapSpec::new::<PinKey, Pin>(PINS, Kind::LruHash, PINS_MAX),

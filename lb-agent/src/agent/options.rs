@@ -82,7 +82,7 @@ pub enum Source {
     Manifests(PathBuf),
 }
 
-/// Capacities of the maps, in elements.
+/// Capacities of the maps, in elements; of `OPENING`, in connections, of which there are eight in each.
 #[derive(Clone, Copy, Debug)]
 pub struct Capacities {
     /// Frontends: addresses and ports that clients dial.
@@ -125,14 +125,11 @@ impl Capacities {
             maps::KNOWN => known::elements(self.flows),
             maps::ESTABLISHED => maps::mark_buckets(self.flows),
             maps::OPENING | maps::OPENING_PINS => self.opening,
-            _ => spec.max_entries,
+            _ => spec.capacity(),
         };
         maps::SPECS
             .iter()
-            .map(|spec| MapSpec {
-                max_entries: capacity(spec),
-                ..*spec
-            })
+            .map(|spec| spec.with_capacity(capacity(spec)))
             .collect()
     }
 }

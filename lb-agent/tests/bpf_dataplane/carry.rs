@@ -3,7 +3,7 @@
 use std::{fs, path::Path, process::Command};
 
 use aya::{
-    maps::{HashMap, Map, MapData},
+    maps::{Array, HashMap, Map, MapData, MapError},
     programs::TcAttachType,
 };
 use bytemuck::Zeroable as _;
@@ -16,10 +16,12 @@ use lb_agent::{
 };
 use lb_common::{
     Addr, BackendRef, Flow, FlowKey, Role, Slot,
+    flow::opening::{self, WAYS},
     maps::{
-        BACKENDS, FLOWS, FRONTENDS, LAB_LAYOUT_VERSION, LAYOUT_VERSION, OPENING, SLOTS,
+        BACKENDS, FLOWS, FRONTENDS, LAB_LAYOUT_VERSION, LAYOUT_VERSION, MMAPABLE, OPENING, SLOTS,
         SOURCE_RANGES, VIPS,
     },
+    ways::{Place, Word},
 };
 
 use super::{
@@ -158,13 +160,14 @@ fn a_map_that_has_too_much_for_a_smaller_one_keeps_its_capacity() {
     put_flows(&pins);
     let before = held(&dataplane);
     drop(dataplane);
-    let sizes = [(BACKENDS, 100), (FLOWS, 19), (OPENING, 20), (SLOTS, 2002)];
+    let sizes = [(BACKENDS, 100), (FLOWS, 19), (OPENING, 5), (SLOTS, 2002)];
     let dataplane = sized(&pins, &sizes, None).unwrap();
     let kept: Vec<String> = dataplane.kept().iter().map(ToString::to_string).collect();
     let expected = [
         "SLOTS keeps its capacity of 4096: 2003 are taken, and 2002 are wanted",
         "BACKENDS keeps its capacity of 256: 101 are taken, and 100 are wanted",
         "FLOWS keeps its capacity of 1024: 20 are taken, and 19 are wanted",
+        "OPENING keeps its capacity of 8184: 20 are taken, and 32 are wanted",
     ];
     assert_eq!(kept, expected);
     assert_eq!(held(&dataplane), before);
@@ -359,54 +362,103 @@ fn connections_take_the_ports_of_closed_ones_while_maps_are_carried_over() {
     });
 }
 
+/// Bytes, as they lie in a map.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct Bytes<const N: usize>([u8; N]);
+
+// SAFETY: an array of bytes has no padding and no invalid bit patterns.
+unsafe impl<const N: usize> aya::Pod for Bytes<N> {}
+
+const KEY: usize = size_of::<FlowKey>();
+const RECORD: usize = size_of::<Flow>();
 /// A record of the lab's layout: eight bytes, and one of ours.
-#[derive(Clone, Copy)]
-#[repr(transparent)]
-struct Longer([u8; size_of::<Flow>() + 8]);
+const LONGER: usize = RECORD + 8;
+/// A bucket of them.
+const BUCKET: usize = size_of::<opening::Bucket>() + 8 * WAYS;
 
-// SAFETY: an array of bytes has no padding and no invalid bit patterns.
-unsafe impl aya::Pod for Longer {}
-
-#[derive(Clone, Copy)]
-#[repr(transparent)]
-struct Key([u8; size_of::<FlowKey>()]);
-
-// SAFETY: an array of bytes has no padding and no invalid bit patterns.
-unsafe impl aya::Pod for Key {}
-
-fn create(path: &Path, name: &str, kind: &str) -> HashMap<MapData, Key, Longer> {
-    let (key, value) = (size_of::<Key>(), size_of::<Longer>());
-    let sizes = format!("type {kind} key {key} value {value} entries 1024 name {name}");
+/// Makes a map in the place of another one.
+fn replace<T: TryFrom<Map, Error = MapError>>(path: &Path, looks: &str) -> T {
+    fs::remove_file(path).unwrap();
+    let name = path.file_name().unwrap().to_str().unwrap();
     let mut command = Command::new("bpftool");
     let command = command.args(["map", "create"]).arg(path);
-    let status = command.args(sizes.split(' ')).status().unwrap();
-    assert!(status.success(), "{kind}");
+    let command = command.args(looks.split(' ')).args(["name", name]);
+    assert!(command.status().unwrap().success(), "{looks}");
     let map = Map::from_map_data(MapData::from_pin(path).unwrap()).unwrap();
     map.try_into().unwrap()
 }
 
+fn of_hash<const N: usize>(kind: &str) -> String {
+    format!("type {kind} key {KEY} value {N} entries 1024")
+}
+
+fn seen_at(tick: u16) -> Flow {
+    Flow {
+        seen_tick: tick.into(),
+        ..Flow::zeroed()
+    }
+}
+
+fn longer(number: u16) -> [u8; LONGER] {
+    let mut value = [0xff; LONGER];
+    value[8..].copy_from_slice(bytemuck::bytes_of(&seen_at(number)));
+    value
+}
+
+/// A bucket of the lab's layout with these records.
+fn bucket(numbers: &[u16]) -> [u8; BUCKET] {
+    let mut bucket = [0; BUCKET];
+    let (words, records) = bucket.split_at_mut(WAYS * size_of::<u64>());
+    let words = words.chunks_exact_mut(size_of::<u64>());
+    let records = records.chunks_exact_mut(KEY.next_multiple_of(8) + LONGER);
+    for ((word, record), number) in words.zip(records).zip(numbers) {
+        let tag = Place::of(u64::from(*number) << 8, 1).tag;
+        let said = Word::FREE.claimed(tag, 7).published();
+        word.copy_from_slice(&said.0.to_ne_bytes());
+        record[..KEY].copy_from_slice(bytemuck::bytes_of(&sweep::key(*number)));
+        let (_, value) = record.split_at_mut(KEY.next_multiple_of(8));
+        value.copy_from_slice(&longer(*number));
+    }
+    bucket
+}
+
 /// Makes the pins those of the lab's layout.
-fn become_another_layout(pins: &PinDir) {
+fn become_the_labs(pins: &PinDir) {
     let ours = pins.0.join(format!("v{LAYOUT_VERSION}"));
-    for (name, kind, first) in [(FLOWS, "hash", 1), (OPENING, "lru_hash", 101)] {
-        let path = ours.join("maps").join(name);
-        fs::remove_file(&path).unwrap();
-        let mut map = create(&path, name, kind);
-        for number in first..first + 20 {
-            let mut flow = Flow::zeroed();
-            flow.seen_tick = u64::from(number);
-            let mut value = [0xff; size_of::<Flow>() + 8];
-            value[8..].copy_from_slice(bytemuck::bytes_of(&flow));
-            let key = bytemuck::cast(sweep::key(number));
-            map.insert(Key(key), Longer(value), 0).unwrap();
-        }
+    let at = |name| ours.join("maps").join(name);
+    let mut flows: HashMap<_, Bytes<KEY>, Bytes<LONGER>> =
+        replace(&at(FLOWS), &of_hash::<LONGER>("hash"));
+    for number in 1..=20 {
+        let key = bytemuck::cast(sweep::key(number));
+        flows.insert(Bytes(key), Bytes(longer(number)), 0).unwrap();
+    }
+    let looks = format!("type array key 4 value {BUCKET} entries 10 flags {MMAPABLE}");
+    let mut opening: Array<_, Bytes<BUCKET>> = replace(&at(OPENING), &looks);
+    let numbers: Vec<u16> = (101..=120).collect();
+    for (index, numbers) in (opening::HEADER..).zip(numbers.chunks(7)) {
+        opening.set(index, Bytes(bucket(numbers)), 0).unwrap();
     }
     fs::rename(ours, pins.0.join(format!("v{LAB_LAYOUT_VERSION}"))).unwrap();
 }
 
-#[test]
-fn maps_of_another_layout_are_taken_over_with_their_links() {
-    in_namespace(|| {
+/// Makes the pins those of the third layout.
+fn become_the_third(pins: &PinDir) {
+    let ours = pins.0.join(format!("v{LAYOUT_VERSION}"));
+    let path = ours.join("maps").join(OPENING);
+    let mut opening: HashMap<_, Bytes<KEY>, Bytes<RECORD>> =
+        replace(&path, &of_hash::<RECORD>("lru_hash"));
+    for number in 101..=120 {
+        let key = bytemuck::cast(sweep::key(number));
+        let value = bytemuck::cast(seen_at(number));
+        opening.insert(Bytes(key), Bytes(value), 0).unwrap();
+    }
+    fs::rename(ours, pins.0.join("v3")).unwrap();
+}
+
+/// What `become_another` makes of pins is taken over, with the links.
+fn check_takeover(become_another: fn(&PinDir)) {
+    in_namespace(move || {
         let pins = PinDir::new();
         let all = devices();
         let mut dataplane = pins.open();
@@ -414,18 +466,36 @@ fn maps_of_another_layout_are_taken_over_with_their_links() {
         let before = held(&dataplane);
         let _attached = sync(&mut dataplane, &all);
         drop(dataplane);
-        become_another_layout(&pins);
+        for number in 1..=20 {
+            sweep::put_at(
+                &mut records(&pins, FLOWS),
+                sweep::key(number),
+                seen_at(number),
+            );
+        }
+        become_another(&pins);
 
         let mut dataplane = pins.open();
         assert_eq!(held(&dataplane), before);
         assert_flows(&pins);
-        let flows = records(&pins, FLOWS);
-        let flow = sweep::flow(&flows, 7);
-        assert_eq!(flow.seen_tick, 7, "the record itself");
+        for (map, number) in [(FLOWS, 7), (OPENING, 107)] {
+            let flow = sweep::flow(&records(&pins, map), number);
+            assert_eq!(flow, seen_at(number), "the record itself");
+        }
         assert_tidy(&pins);
         soon("the old programs have gone", || programs().len() == 5);
         assert_eq!(sync(&mut dataplane, &all), NOTHING);
     });
+}
+
+#[test]
+fn maps_of_another_layout_are_taken_over_with_their_links() {
+    check_takeover(become_the_labs);
+}
+
+#[test]
+fn maps_of_the_layout_in_which_connections_opened_in_a_hash_map_are_taken_over_with_their_links() {
+    check_takeover(become_the_third);
 }
 
 #[test]

@@ -3,10 +3,7 @@
 mod model;
 
 use core::cell::Cell;
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    vec::Vec,
-};
+use std::{collections::BTreeMap, vec::Vec};
 
 use proptest::prelude::*;
 
@@ -50,27 +47,23 @@ fn tags(bucket: &Bucket) -> Vec<u32> {
 
 proptest! {
     #[test]
-    fn bucket_has_those_that_are_kept_and_that_were_touched_last(
+    fn bucket_has_those_that_were_touched_last(
         first in 0_u64..1 << 40,
-        steps in prop::collection::vec((1_u32..20, 0_u8..4, 1_u64..1000), 0..200),
+        steps in prop::collection::vec((1_u32..20, 0_u8..3, 1_u64..1000), 0..200),
     ) {
         let bucket = bucket();
-        let (mut there, mut kept, mut tick) = (BTreeMap::new(), BTreeSet::new(), first);
+        let (mut there, mut tick) = (BTreeMap::new(), first);
         for (tag, what, after) in steps {
             tick += after;
             let found = find(&bucket, Tag(tag));
             prop_assert_eq!(found.is_some(), there.contains_key(&tag));
             match (what, found) {
                 (0, None) => {
-                    let may_go = there.iter().filter(|(tag, _)| !kept.contains(*tag));
-                    let oldest = may_go.min_by_key(|(_, tick)| **tick).map(|(tag, _)| *tag);
+                    let oldest = there.iter().min_by_key(|(_, tick)| **tick);
+                    let oldest = oldest.map(|(tag, _)| *tag);
                     let is_full = there.len() == WAYS;
                     let insertion = put(&bucket, tag, tick, Displace::First);
-                    prop_assert_eq!(insertion.has_displaced, is_full && oldest.is_some());
-                    if is_full && oldest.is_none() {
-                        prop_assert_eq!(insertion.result, Err(Refused::NoRoom));
-                        continue;
-                    }
+                    prop_assert_eq!(insertion.has_displaced, is_full);
                     prop_assert!(insertion.result.is_ok());
                     if let (true, Some(oldest)) = (is_full, oldest) {
                         there.remove(&oldest);
@@ -88,11 +81,6 @@ proptest! {
                 (2, Some((way, word))) => {
                     prop_assert!(remove(&bucket, way, word));
                     there.remove(&tag);
-                    kept.remove(&tag);
-                }
-                (3, Some((way, word))) => {
-                    prop_assert!(keep(&bucket, way, word));
-                    kept.insert(tag);
                 }
                 _ => {}
             }
@@ -109,7 +97,6 @@ proptest! {
         prop_assert!(word.published().has(place.tag) && word.published().is_published());
         prop_assert!(!word.revoked().has(place.tag) && word.revoked().is_claimed());
         prop_assert!(word.freed().is_free() && !word.revoked().is_free());
-        prop_assert!(word.published().kept().is_kept() && word.published().kept().freed().is_free());
     }
 
     #[test]
@@ -119,15 +106,18 @@ proptest! {
 }
 
 #[test]
-fn bucket_that_is_full_of_others_refuses_who_may_displace_nobody() {
+fn who_may_displace_older_ones_only_is_refused_by_those_that_are_not() {
     let bucket = bucket();
     for tag in 1..=WAYS as u32 {
-        assert!(put(&bucket, tag, 1, Displace::Nobody).result.is_ok());
+        assert!(put(&bucket, tag, 7, Displace::Older).result.is_ok());
     }
-    let insertion = put(&bucket, 99, 2, Displace::Nobody);
-    assert_eq!(insertion.result, Err(Refused::NoRoom));
-    assert!(!insertion.has_displaced);
+    for tick in [3, 7] {
+        let insertion = put(&bucket, 99, tick, Displace::Older);
+        assert_eq!(insertion.result, Err(Refused::NoRoom));
+        assert!(!insertion.has_displaced);
+    }
     assert_eq!(tags(&bucket).len(), WAYS);
+    assert!(put(&bucket, 99, 8, Displace::Older).has_displaced);
 }
 
 /// Somebody dies while a record is being written.
@@ -145,7 +135,7 @@ fn claim_that_nobody_publishes_costs_a_way_and_its_tag_until_it_is_cleared() {
     assert_eq!(tags(&bucket).len(), WAYS - 1);
     assert_eq!(clear(&bucket, 40, 39), 0, "it may be written still");
     assert_eq!(clear(&bucket, 40, 38), 1);
-    assert_eq!(put(&bucket, 7, 40, Displace::Nobody).result, Ok(3));
+    assert_eq!(put(&bucket, 7, 40, Displace::Older).result, Ok(3));
 }
 
 #[test]
@@ -155,7 +145,7 @@ fn nothing_is_done_to_a_way_that_is_free_or_claimed() {
     assert!(bucket.exchange(3, Word::FREE, claimed));
     for (way, word) in [(2, Word::FREE), (3, claimed)] {
         touch(&bucket, way, word, 9);
-        assert!(!keep(&bucket, way, word) && !remove(&bucket, way, word));
+        assert!(!remove(&bucket, way, word));
         assert_eq!(bucket.word(way), word);
     }
 }

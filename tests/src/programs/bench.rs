@@ -23,6 +23,7 @@ use lb_agent::{
 use lb_common::{
     Backend, Counter, DatapathConfig, Flow, FlowKey, Hop, Pin, PinKey,
     counter::{Hook, Outcome},
+    flow::opening,
     maps::{self, MapSpec},
 };
 use nix::mount::{MntFlags, umount2};
@@ -452,6 +453,7 @@ impl Bench {
             }
             self.store.put_flow(&key, &flow).expect("age a connection");
         }
+        self.age_opening(ticks);
     }
 }
 
@@ -472,7 +474,7 @@ pub fn specs() -> Vec<MapSpec> {
         maps::BACKENDS => 2048,
         maps::SLOTS => 1 << 18,
         maps::FLOWS => FLOWS_MAX,
-        maps::OPENING => 65_536,
+        maps::OPENING => opening::elements(65_536),
         // So few that connections displace each other's marks.
         maps::ESTABLISHED => 16,
         maps::PINS => 512,

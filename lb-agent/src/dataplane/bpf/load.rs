@@ -13,8 +13,10 @@ use aya::{
 };
 use caps::{CapSet, Capability};
 use lb_common::{
-    DatapathConfig, known,
-    maps::{ESTABLISHED, FRONTEND_INDEX, KNOWN, MapSpec},
+    DatapathConfig,
+    flow::opening::buckets,
+    known,
+    maps::{ESTABLISHED, FRONTEND_INDEX, KNOWN, MapSpec, OPENING},
 };
 
 use super::{
@@ -24,6 +26,7 @@ use super::{
     filter,
     layout::{self, Difference},
     maps::Raw,
+    opening,
     pins::Pins,
     plan::{TCX_PROGRAMS, XDP_PROGRAM},
     sockets,
@@ -50,7 +53,8 @@ fn explained(error: Error, features: &[Feature]) -> Error {
 fn load_all(object: &[u8], options: &Options, pins: &Pins) -> Result<Ebpf, Error> {
     has_filters(options.tc)?;
     let missing = check_pins(&options.maps, pins)?;
-    let mut ebpf = load_object(object, options, pins)?;
+    let seed = opening::seed(pins)?;
+    let mut ebpf = load_object(object, options, pins, seed)?;
     if let Err(error) = check_object(&options.maps, pins) {
         // These pins are this object's doing, and must not stand in a better one's way.
         for spec in missing {
@@ -59,6 +63,7 @@ fn load_all(object: &[u8], options: &Options, pins: &Pins) -> Result<Ebpf, Error
         }
         return Err(error);
     }
+    opening::set_seed(pins, seed)?;
     for name in TCX_PROGRAMS {
         load_program(&mut ebpf, name, SchedClassifier::load)?;
     }
@@ -83,7 +88,12 @@ pub(super) fn has_filters(mode: TcMode) -> Result<bool, Error> {
     }
 }
 
-fn load_object(object: &[u8], options: &Options, pins: &Pins) -> Result<Ebpf, Error> {
+fn load_object(
+    object: &[u8],
+    options: &Options,
+    pins: &Pins,
+    opening_seed: u64,
+) -> Result<Ebpf, Error> {
     let elements = |name| {
         let map = options.maps.iter().find(|map| map.name == name);
         map.map_or(0, |map| map.max_entries)
@@ -99,6 +109,9 @@ fn load_object(object: &[u8], options: &Options, pins: &Pins) -> Result<Ebpf, Er
     loader.override_global("CONFIG", &config, true);
     let known_words = known::side_words(elements(KNOWN));
     loader.override_global("KNOWN_WORDS", &known_words, true);
+    let opening_buckets = buckets(elements(OPENING));
+    loader.override_global("OPENING_BUCKETS", &opening_buckets, true);
+    loader.override_global("OPENING_SEED", &opening_seed, true);
     for spec in &options.maps {
         loader
             .map_max_entries(spec.name, spec.max_entries)

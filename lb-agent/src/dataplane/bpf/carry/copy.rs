@@ -228,7 +228,7 @@ impl Copy {
     }
 
     fn copy_arena(&self) -> io::Result<()> {
-        let words = |map: &RawMap| Words::new(map.as_fd(), map.spec.max_entries);
+        let words = |map: &RawMap| Words::new(map.as_fd(), map.spec.max_entries as usize);
         let open = |map: &RawMap| words(map).map(Arena::new);
         let (from, mut to) = (open(&self.from)?, open(&self.to)?);
         let slots: &[Slot] = from.as_slice();

@@ -163,7 +163,7 @@ fn make_plan(wanted: &[MapSpec], source: &Pins, layout: Option<&Layout>) -> Resu
     for spec in wanted {
         let path = source.map(spec.name);
         if let Some(map) = RawMap::open(spec.name, &path)? {
-            let used = if map.spec.max_entries > spec.max_entries {
+            let used = if map.spec.capacity() > spec.capacity() {
                 map.used().map_err(|source| Error::Carry {
                     map: spec.name,
                     source,

@@ -123,11 +123,11 @@ pub(super) fn plan(
         if way != Way::Fresh && found.used > room(&spec, way) {
             kept.push(Kept {
                 map: spec.name,
-                capacity: found.spec.max_entries,
-                wanted: spec.max_entries,
+                capacity: found.spec.capacity(),
+                wanted: spec.capacity(),
                 used: found.used,
             });
-            spec.max_entries = found.spec.max_entries;
+            spec = spec.with_capacity(found.spec.capacity());
         }
         let follows = follows(spec.name);
         if kept.iter().any(|kept| Some(kept.map) == follows) {
@@ -193,12 +193,12 @@ fn follows(map: &str) -> Option<&'static str> {
 /// How much may be taken for a map to become one like `spec`.
 ///
 /// A hash that programs fill goes on filling while it is carried over: half of it is for what comes
-/// meanwhile. One that forgets has room for all.
+/// meanwhile. One that forgets has room for all; of one with buckets, some are full where half of it is taken.
 fn room(spec: &MapSpec, way: Way) -> u32 {
-    if way == Way::Follow && spec.kind == Kind::Hash as u32 {
-        spec.max_entries / 2
+    if way == Way::Follow && spec.kind == Kind::Hash as u32 || spec.has_buckets() {
+        spec.capacity() / 2
     } else {
-        spec.max_entries
+        spec.capacity()
     }
 }
 

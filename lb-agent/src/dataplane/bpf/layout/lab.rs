@@ -5,8 +5,9 @@
 
 use lb_common::{
     Flow, FlowKey,
+    flow::opening::{Bucket, WAYS},
     maps::{
-        FLOWS, FLOWS_MAX, Kind, LAB_LAYOUT_VERSION, MapSpec, OPENING, OPENING_MAX,
+        FLOWS, FLOWS_MAX, Kind, LAB_LAYOUT_VERSION, MMAPABLE, MapSpec, OPENING, OPENING_ELEMENTS,
         SHIPPED_LAYOUT_VERSION,
     },
 };
@@ -33,21 +34,32 @@ pub(super) const OTHER: Layout = Layout {
         LAB_LAYOUT_VERSION
     },
     changed: &[
-        records(FLOWS, Kind::Hash, FLOWS_MAX),
-        records(OPENING, Kind::LruHash, OPENING_MAX),
+        Changed {
+            spec: MapSpec {
+                value_size: OTHER_FLOW,
+                ..MapSpec::new::<FlowKey, Flow>(FLOWS, Kind::Hash, FLOWS_MAX)
+            },
+            elements: Elements::Convert(CONVERT),
+        },
+        Changed {
+            spec: MapSpec {
+                value_size: OTHER_BUCKET,
+                flags: MMAPABLE,
+                ..MapSpec::new::<u32, Bucket>(OPENING, Kind::Array, OPENING_ELEMENTS)
+            },
+            elements: Elements::Convert(CONVERT),
+        },
     ],
 };
 
-const fn records(name: &'static str, kind: Kind, max_entries: usize) -> Changed {
-    const CONVERT: Convert = if IS_LAB { lengthen } else { shorten };
-    Changed {
-        spec: MapSpec {
-            value_size: OTHER_FLOW,
-            ..MapSpec::new::<FlowKey, Flow>(name, kind, max_entries)
-        },
-        elements: Elements::Convert(CONVERT),
-    }
-}
+/// Bytes of a bucket in the other layout.
+const OTHER_BUCKET: u32 = if IS_LAB {
+    size_of::<Bucket>() - WAYS * EXTRA
+} else {
+    size_of::<Bucket>() + WAYS * EXTRA
+} as u32;
+
+const CONVERT: Convert = if IS_LAB { lengthen } else { shorten };
 
 fn lengthen(key: &[u8], value: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
     Some((key.to_vec(), [&[0; EXTRA], value].concat()))

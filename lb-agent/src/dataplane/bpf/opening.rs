@@ -1,0 +1,502 @@
+//! `OPENING` by its records (`lb_common::flow::opening`), mapped.
+
+use std::{
+    hash::{BuildHasher as _, RandomState},
+    io,
+    os::fd::{AsFd as _, BorrowedFd},
+    path::Path,
+    sync::atomic::{
+        AtomicU64,
+        Ordering::{Acquire, Relaxed, Release, SeqCst},
+        fence,
+    },
+};
+
+use aya::maps::MapData;
+use lb_common::{
+    Flow, FlowKey,
+    flow::opening::{self, HEADER, WAYS},
+    maps::{MapSpec, OPENING},
+    ways::{self, Displace, Place, Word, Words as _},
+};
+
+use super::{
+    error::{Error, is_absent},
+    load::spec_of,
+    pins::Pins,
+    raw::Put,
+    words::Words,
+};
+
+/// Bytes of a word.
+const WORD: usize = size_of::<u64>();
+/// Bytes of a key.
+const KEY: usize = size_of::<FlowKey>();
+/// Words that a key takes in a record.
+const KEY_WORDS: usize = KEY.div_ceil(WORD);
+
+/// `OPENING`, while programs change it. Values are bytes: those of another layout have other lengths.
+pub struct Opening {
+    words: Words,
+    buckets: u32,
+    seed: u64,
+    /// Words of a record.
+    record: usize,
+}
+
+impl Opening {
+    /// Maps the array `fd`, which looks like this.
+    ///
+    /// # Errors
+    ///
+    /// If it is none, or cannot be mapped.
+    pub fn new(fd: BorrowedFd<'_>, spec: &MapSpec) -> io::Result<Self> {
+        let bucket = spec.value_size as usize / WORD;
+        let record = bucket.checked_sub(WAYS).map_or(0, |words| words / WAYS);
+        let words = (spec.max_entries as usize).checked_mul(bucket);
+        let words = words.filter(|_| record > KEY_WORDS);
+        let words = Words::new(fd, words.ok_or(io::ErrorKind::InvalidInput)?)?;
+        let seed = words
+            .as_slice()
+            .first()
+            .map_or(0, |seed| seed.load(Acquire));
+        Ok(Self {
+            words,
+            buckets: opening::buckets(spec.max_entries),
+            seed,
+            record,
+        })
+    }
+
+    /// The one that is pinned at `path`; none if there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Map`] if it cannot be opened, [`Error::Mmap`] if it cannot be mapped.
+    pub fn open(path: &Path) -> Result<Option<Self>, Error> {
+        let failed = |source| Error::Map {
+            action: "open the pin of",
+            map: OPENING,
+            source: Box::new(source),
+        };
+        let data = match MapData::from_pin(path) {
+            Ok(data) => data,
+            Err(error) if is_absent(&error) => return Ok(None),
+            Err(error) => return Err(failed(error)),
+        };
+        let spec = spec_of(OPENING, &data.info().map_err(failed)?);
+        let opening = Self::new(data.fd().as_fd(), &spec);
+        opening.map(Some).map_err(|source| Error::Mmap {
+            map: OPENING,
+            source,
+        })
+    }
+
+    /// The one among these pins, which must be there.
+    pub(super) fn pinned(pins: &Pins) -> Result<Self, Error> {
+        let opening = Self::open(&pins.map(OPENING))?;
+        opening.ok_or_else(|| Error::of_map("open", OPENING, io::ErrorKind::NotFound.into()))
+    }
+
+    /// Bytes of a value.
+    pub(super) fn value_len(&self) -> usize {
+        (self.record - KEY_WORDS) * WORD
+    }
+
+    /// How many records there are.
+    pub(super) fn count(&self) -> usize {
+        let words = self
+            .all()
+            .flat_map(|bucket| (0..WAYS).map(move |way| bucket.word(way)));
+        words.filter(|word| word.is_published()).count()
+    }
+
+    /// Frees what was claimed more than so many ticks before `tick` by an agent that is no more.
+    pub(super) fn clear_claims(&self, tick: u64, ticks: u64) {
+        for bucket in self.all() {
+            ways::clear(&bucket, tick, ticks);
+        }
+    }
+
+    fn all(&self) -> impl Iterator<Item = Bucket<'_>> {
+        let len = self.bucket_len();
+        let buckets = self
+            .words
+            .as_slice()
+            .chunks_exact(len)
+            .skip(HEADER as usize);
+        buckets.map(|words| Bucket {
+            words,
+            record: self.record,
+        })
+    }
+
+    fn bucket_len(&self) -> usize {
+        WAYS * (1 + self.record)
+    }
+
+    /// Passes every record to `take`. Those that come and go meanwhile may be missed.
+    pub(super) fn for_each(
+        &self,
+        mut take: impl FnMut(&[u8], &[u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let mut record = Vec::new();
+        for bucket in self.all() {
+            for way in 0..WAYS {
+                if bucket.read(way, &mut record) {
+                    take(&record[..KEY], &record[KEY_WORDS * WORD..])?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The same for records of this layout.
+    pub(super) fn for_each_flow(&self, mut take: impl FnMut(FlowKey, Flow)) {
+        let taken = self.for_each(|key, value| {
+            let key = bytemuck::pod_read_unaligned(key);
+            take(key, bytemuck::pod_read_unaligned(value));
+            Ok(())
+        });
+        debug_assert!(taken.is_ok(), "nothing above fails");
+    }
+
+    /// All records of this layout.
+    #[must_use]
+    pub fn records(&self) -> Vec<(FlowKey, Flow)> {
+        let mut records = Vec::new();
+        self.for_each_flow(|key, flow| records.push((key, flow)));
+        records
+    }
+
+    /// The record of a key.
+    pub(super) fn get(&self, key: &[u8]) -> Option<Vec<u8>> {
+        let (bucket, place) = self.bucket(key)?;
+        bucket.find(key, place).map(|found| found.value)
+    }
+
+    /// The same, of this layout.
+    #[must_use]
+    pub fn flow(&self, key: &FlowKey) -> Option<Flow> {
+        let value = self.get(bytemuck::bytes_of(key))?;
+        Some(bytemuck::pod_read_unaligned(&value))
+    }
+
+    /// Inserts or replaces a record of this layout; false if there is no room.
+    pub fn insert(&self, key: &FlowKey, flow: &Flow) -> bool {
+        self.put(bytemuck::bytes_of(key), bytemuck::bytes_of(flow), Put::Any)
+    }
+
+    /// Inserts or replaces the record of a key; false if it is there and is to be left alone, or if there is no room.
+    pub(super) fn put(&self, key: &[u8], value: &[u8], put: Put) -> bool {
+        let Some((bucket, place)) = self.bucket(key) else {
+            return false;
+        };
+        let write = |way| bucket.write(way, key, value);
+        let tick = seen_tick(value);
+        // In whatever order they come: what was seen later stays.
+        if ways::insert(&bucket, place.tag, tick, Displace::Older, write)
+            .result
+            .is_ok()
+        {
+            return true;
+        }
+        matches!(put, Put::Any) && self.replace(key, value)
+    }
+
+    /// Replaces the record of a key if there is one; whether there was. In place: a program may see some of both.
+    pub(super) fn replace(&self, key: &[u8], value: &[u8]) -> bool {
+        let Some((bucket, place)) = self.bucket(key) else {
+            return false;
+        };
+        let Some(found) = bucket.find(key, place) else {
+            return false;
+        };
+        bucket.write(found.way, key, value);
+        let after = bucket.word(found.way);
+        let is_same = found.word.is_same(after);
+        if !is_same {
+            // It has been displaced meanwhile. A record that is written over is better gone.
+            ways::remove(&bucket, found.way, after);
+        }
+        is_same
+    }
+
+    /// The same for a record of this layout.
+    pub fn replace_flow(&self, key: &FlowKey, flow: &Flow) -> bool {
+        self.replace(bytemuck::bytes_of(key), bytemuck::bytes_of(flow))
+    }
+
+    /// Removes the record of a key.
+    pub(super) fn remove(&self, key: &[u8]) {
+        let Some((bucket, place)) = self.bucket(key) else {
+            return;
+        };
+        // Programs may touch it at the same moment.
+        while let Some(found) = bucket.find(key, place) {
+            if ways::remove(&bucket, found.way, found.word) {
+                break;
+            }
+        }
+    }
+
+    /// Removes the record of a key if `is_over` says so, and no program meets it at that moment; false if it stays.
+    pub(super) fn remove_if(&self, key: &FlowKey, is_over: impl Fn(&Flow) -> bool) -> bool {
+        let key = bytemuck::bytes_of(key);
+        let Some((bucket, place)) = self.bucket(key) else {
+            return true;
+        };
+        let Some(found) = bucket.find(key, place) else {
+            return true;
+        };
+        is_over(&bytemuck::pod_read_unaligned(&found.value))
+            && ways::remove(&bucket, found.way, found.word)
+    }
+
+    /// Removes the record of a key of this layout.
+    pub fn forget(&self, key: &FlowKey) {
+        self.remove(bytemuck::bytes_of(key));
+    }
+
+    /// Forgets everything; no program may insert meanwhile.
+    pub fn clear(&self) {
+        for bucket in self.all() {
+            for way in 0..WAYS {
+                let word = bucket.word(way);
+                if !word.is_free() {
+                    bucket.exchange(way, word, word.freed());
+                }
+            }
+        }
+    }
+
+    fn bucket(&self, key: &[u8]) -> Option<(Bucket<'_>, Place)> {
+        let place = opening::place(
+            opening::hash(&bytemuck::pod_read_unaligned(key), self.seed),
+            self.buckets,
+        );
+        let len = self.bucket_len();
+        let mut words = self.words.as_slice().chunks_exact(len);
+        let words = words.nth(place.bucket as usize)?;
+        let record = self.record;
+        Some((Bucket { words, record }, place))
+    }
+}
+
+/// What programs look keys up by in the map that is pinned; if there is none, or if it is new, in the one that is to be.
+pub(super) fn seed(pins: &Pins) -> Result<u64, Error> {
+    let there = Opening::open(&pins.map(OPENING))?;
+    let seed = there.map_or(0, |opening| opening.seed);
+    // Nobody is to know which keys have a bucket in common.
+    Ok(if seed == 0 {
+        RandomState::new().hash_one(0) | 1
+    } else {
+        seed
+    })
+}
+
+/// Notes it there.
+pub(super) fn set_seed(pins: &Pins, seed: u64) -> Result<(), Error> {
+    if let Some(word) = Opening::pinned(pins)?.words.as_slice().first() {
+        word.store(seed, Release);
+    }
+    Ok(())
+}
+
+/// When a packet of the flow was seen last, whose record this is.
+fn seen_tick(value: &[u8]) -> u64 {
+    bytemuck::try_pod_read_unaligned(value).map_or(0, |flow: Flow| flow.seen_tick)
+}
+
+/// A record that was found.
+struct Found {
+    way: usize,
+    /// What stood beside it before it was read.
+    word: Word,
+    value: Vec<u8>,
+}
+
+/// A bucket as programs change it.
+struct Bucket<'a> {
+    words: &'a [AtomicU64],
+    record: usize,
+}
+
+impl Bucket<'_> {
+    fn record(&self, way: usize) -> &[AtomicU64] {
+        &self.words[WAYS + way * self.record..][..self.record]
+    }
+
+    /// The record of a key.
+    fn find(&self, key: &[u8], place: Place) -> Option<Found> {
+        let (way, word) = ways::find(self, place.tag)?;
+        let mut record = Vec::new();
+        let is_it = self.read(way, &mut record) && record[..KEY] == *key;
+        is_it.then(|| Found {
+            way,
+            word,
+            value: record.split_off(KEY_WORDS * WORD),
+        })
+    }
+
+    /// Reads what a way holds; false if it is nobody's, or changes its owner meanwhile.
+    fn read(&self, way: usize, record: &mut Vec<u8>) -> bool {
+        let before = self.word(way);
+        if !before.is_published() {
+            return false;
+        }
+        record.clear();
+        for shared in self.record(way) {
+            record.extend(shared.load(Relaxed).to_ne_bytes());
+        }
+        fence(Acquire);
+        let after = self.word(way);
+        after.is_published() && before.is_same(after)
+    }
+
+    fn write(&self, way: usize, key: &[u8], value: &[u8]) {
+        let mut words = [0; KEY_WORDS * WORD];
+        words[..KEY].copy_from_slice(key);
+        let words = words.chunks_exact(WORD).chain(value.chunks_exact(WORD));
+        for (shared, word) in self.record(way).iter().zip(words) {
+            shared.store(bytemuck::pod_read_unaligned(word), Relaxed);
+        }
+    }
+}
+
+impl ways::Words<WAYS> for Bucket<'_> {
+    fn word(&self, way: usize) -> Word {
+        Word(self.words[way].load(Acquire))
+    }
+
+    fn exchange(&self, way: usize, from: Word, to: Word) -> bool {
+        fence(SeqCst);
+        let result = self.words[way].compare_exchange(from.0, to.0, SeqCst, SeqCst);
+        fence(SeqCst);
+        result.is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use bytemuck::{Zeroable as _, bytes_of};
+    use lb_common::maps::Kind;
+    use nix::{
+        sys::memfd::{MFdFlags, memfd_create},
+        unistd::ftruncate,
+    };
+
+    use super::*;
+
+    fn opening(buckets: u32) -> Opening {
+        let records = opening::elements(buckets * WAYS as u32);
+        let spec = MapSpec::new::<u32, opening::Bucket>(OPENING, Kind::Array, records as usize);
+        let memory = memfd_create("opening", MFdFlags::empty()).unwrap();
+        let len = spec.max_entries as usize * spec.value_size as usize;
+        ftruncate(&memory, len.try_into().unwrap()).unwrap();
+        Opening::new(memory.as_fd(), &spec).unwrap()
+    }
+
+    fn key(number: u16) -> FlowKey {
+        FlowKey {
+            src_port: number,
+            ..FlowKey::zeroed()
+        }
+    }
+
+    fn flow(number: u16) -> Flow {
+        Flow {
+            client_port: number,
+            seen_tick: number.into(),
+            ..Flow::zeroed()
+        }
+    }
+
+    fn all(opening: &Opening) -> BTreeMap<FlowKey, Flow> {
+        opening.records().into_iter().collect()
+    }
+
+    #[test]
+    fn it_has_what_was_inserted_and_not_what_was_removed() {
+        let opening = opening(64);
+        let there: BTreeMap<_, _> = (1..=40).map(|number| (key(number), flow(number))).collect();
+        for (key, flow) in &there {
+            assert!(opening.insert(key, flow));
+            assert_eq!(opening.flow(key), Some(*flow));
+        }
+        assert_eq!(all(&opening), there);
+        assert_eq!(opening.count(), 40);
+        let put = |put| opening.put(bytes_of(&key(1)), bytes_of(&flow(99)), put);
+        assert!(!put(Put::IfAbsent));
+        assert_eq!(opening.flow(&key(1)), Some(flow(1)));
+        assert!(put(Put::Any));
+        assert_eq!(opening.flow(&key(1)), Some(flow(99)));
+        opening.forget(&key(1));
+        opening.forget(&key(1));
+        assert_eq!(opening.flow(&key(1)), None);
+        assert!(!opening.replace_flow(&key(1), &flow(1)));
+        assert_eq!(opening.count(), 39);
+        opening.clear();
+        assert_eq!(all(&opening).len(), 0);
+    }
+
+    #[test]
+    fn those_that_were_seen_first_make_room_in_whatever_order_they_come() {
+        let left = |numbers: Vec<u16>| {
+            let opening = opening(2);
+            let insert = |number: &&u16| opening.insert(&key(**number), &flow(**number));
+            let inserted = numbers.iter().filter(insert).count();
+            (inserted, all(&opening).into_keys().collect::<Vec<_>>())
+        };
+        let (forwards, there) = left((1..1000).collect());
+        assert_eq!((forwards, there.len()), (999, 2 * WAYS));
+        // Chance fills a bucket with eight newer ones before long.
+        assert!(there.iter().all(|key| key.src_port > 900));
+        assert_eq!(left((1..1000).rev().collect()), (2 * WAYS, there));
+    }
+
+    #[test]
+    fn record_is_removed_only_if_it_is_over() {
+        let opening = opening(1);
+        assert!(opening.insert(&key(1), &flow(1)));
+        assert!(!opening.remove_if(&key(1), |flow| flow.seen_tick > 1));
+        assert_eq!(opening.count(), 1);
+        assert!(opening.remove_if(&key(1), |flow| flow.seen_tick == 1));
+        assert_eq!(opening.count(), 0);
+        assert!(opening.remove_if(&key(1), |_| false), "it has gone");
+    }
+
+    #[test]
+    fn table_without_buckets_takes_nothing() {
+        let opening = opening(0);
+        assert!(!opening.insert(&key(1), &flow(1)));
+        opening.forget(&key(1));
+        assert_eq!((opening.count(), opening.flow(&key(1))), (0, None));
+    }
+
+    /// An agent was killed in the midst of an insertion.
+    #[test]
+    fn what_was_claimed_and_not_published_is_freed_later() {
+        let opening = opening(1);
+        let (bucket, place) = opening.bucket(bytes_of(&key(7))).unwrap();
+        let claimed = Word::FREE.claimed(place.tag, 100);
+        assert!(bucket.exchange(3, Word::FREE, claimed));
+        assert!(!opening.insert(&key(7), &flow(7)));
+        opening.clear_claims(200, 100);
+        assert!(
+            !opening.insert(&key(7), &flow(7)),
+            "it may be written still"
+        );
+        opening.clear_claims(201, 100);
+        assert!(opening.insert(&key(7), &flow(7)));
+    }
+
+    #[test]
+    fn array_that_is_none_of_records_is_refused() {
+        let memory = memfd_create("opening", MFdFlags::empty()).unwrap();
+        let words = MapSpec::new::<u32, u64>(OPENING, Kind::Array, 2);
+        assert!(Opening::new(memory.as_fd(), &words).is_err());
+    }
+}
