@@ -37,10 +37,10 @@ pub const BACKENDS_MAX: usize = 131_072;
 pub const SLOTS_MAX: usize = 1 << 22;
 /// Default capacity of `FLOWS`.
 pub const FLOWS_MAX: usize = 524_288;
-/// Default capacity of `OPENING`.
+/// Default capacity of `OPENING`: 23 MB.
 pub const OPENING_MAX: usize = 131_072;
-/// Default elements of `OPENING`: 23 MB.
-pub const OPENING_ELEMENTS: usize = opening::elements(OPENING_MAX as u32) as usize;
+/// Default capacity of `OPENING_WORDS`: 1 MB.
+pub const OPENING_LINES: usize = opening::lines(OPENING_MAX as u32) as usize;
 /// Default capacity of `ESTABLISHED`: 4 MB.
 pub const ESTABLISHED_MAX: usize = mark_buckets(FLOWS_MAX as u32) as usize;
 /// Default capacity of `KNOWN`: a quarter of a megabyte.
@@ -103,6 +103,8 @@ pub const BACKENDS: &str = "BACKENDS";
 pub const FLOWS: &str = "FLOWS";
 /// One record a connection before that: a flood displaces those that are used least.
 pub const OPENING: &str = "OPENING";
+/// Whose records those are.
+pub const OPENING_WORDS: &str = "OPENING_WORDS";
 /// Marks of connections whose clients' next segments need no record.
 pub const ESTABLISHED: &str = "ESTABLISHED";
 /// Which keys `FLOWS`, `PINS` and `OPENING_PINS` can have.
@@ -195,33 +197,9 @@ impl MapSpec {
         }
     }
 
-    /// How many of what it is for it has room for: as a rule, elements; of `OPENING`, records.
+    /// Whether its elements are records that `OPENING_WORDS` says the owners of: so it is since the fourth layout.
     #[must_use]
-    pub fn capacity(&self) -> u32 {
-        if self.has_buckets() {
-            opening::records(self.max_entries)
-        } else {
-            self.max_entries
-        }
-    }
-
-    /// The same with room for so many.
-    #[must_use]
-    pub fn with_capacity(self, capacity: u32) -> Self {
-        let max_entries = if self.has_buckets() {
-            opening::elements(capacity)
-        } else {
-            capacity
-        };
-        Self {
-            max_entries,
-            ..self
-        }
-    }
-
-    /// Whether records are in buckets, as `OPENING` has them since the fourth layout.
-    #[must_use]
-    pub fn has_buckets(&self) -> bool {
+    pub fn has_words(&self) -> bool {
         self.name == OPENING && self.kind == Kind::Array as u32
     }
 
@@ -234,14 +212,15 @@ impl MapSpec {
 }
 
 /// Every map of the object.
-pub const SPECS: [MapSpec; 24] = [
+pub const SPECS: [MapSpec; 25] = [
     MapSpec::new::<FrontendKey, Frontend>(FRONTENDS, Kind::Hash, FRONTENDS_MAX),
     MapSpec::new::<u32, Slot>(SLOTS, Kind::Array, SLOTS_MAX).with(MMAPABLE),
     MapSpec::new::<u32, Backend>(BACKENDS, Kind::Array, BACKENDS_MAX),
     MapSpec::new::<u32, Bucket>(FRONTEND_INDEX, Kind::Array, FRONTEND_INDEX_MAX).with(MMAPABLE),
     MapSpec::new::<u32, Listed>(FRONTEND_COPIES, Kind::Array, FRONTEND_COPIES_MAX).with(MMAPABLE),
     MapSpec::new::<FlowKey, Flow>(FLOWS, Kind::Hash, FLOWS_MAX),
-    MapSpec::new::<u32, opening::Bucket>(OPENING, Kind::Array, OPENING_ELEMENTS).with(MMAPABLE),
+    MapSpec::new::<u32, opening::Record>(OPENING, Kind::Array, OPENING_MAX).with(MMAPABLE),
+    MapSpec::new::<u32, opening::Line>(OPENING_WORDS, Kind::Array, OPENING_LINES).with(MMAPABLE),
     MapSpec::new::<u32, Marks>(ESTABLISHED, Kind::Array, ESTABLISHED_MAX),
     MapSpec::new::<u32, u64>(KNOWN, Kind::Array, KNOWN_MAX).with(MMAPABLE),
     MapSpec::new::<PinKey, Pin>(PINS, Kind::LruHash, PINS_MAX),

@@ -59,16 +59,6 @@ pub trait Words<const WAYS: usize> {
     }
 }
 
-/// A bucket, in the memory of its map.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub struct Bucket<R, const WAYS: usize> {
-    /// What [`Word`]s say of the records.
-    pub words: [u64; WAYS],
-    /// The records.
-    pub records: [R; WAYS],
-}
-
 /// Who may be displaced by an insertion. Stamps tell 2^19 ticks apart: what is not touched for longer may be taken for
 /// newer than it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

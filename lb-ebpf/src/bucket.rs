@@ -1,4 +1,4 @@
-//! A bucket of records (`lb_common::ways`) in the memory of its map, as other processors change it.
+//! The words of a bucket (`lb_common::ways`) in the memory of their map, as other processors change them.
 
 use core::{
     arch::asm,
@@ -6,44 +6,33 @@ use core::{
     ptr,
 };
 
-use lb_common::ways::{Bucket, Word, Words};
+use lb_common::{
+    flow::opening::Line,
+    ways::{Word, Words},
+};
 
 /// Records of a bucket.
 pub(crate) const WAYS: usize = lb_common::flow::opening::WAYS;
 
-/// A bucket of a map.
-pub(crate) struct Shared<R>(*mut Bucket<R, WAYS>);
+/// Those of one bucket.
+#[derive(Clone, Copy)]
+pub(crate) struct Shared(*mut Line);
 
-impl<R> Clone for Shared<R> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<R> Copy for Shared<R> {}
-
-impl<R> Shared<R> {
-    /// The one that a map's look-up has returned.
+impl Shared {
+    /// Those that a map's look-up has returned.
     #[inline(always)]
-    pub(crate) fn new(bucket: *mut Bucket<R, WAYS>) -> Self {
-        Self(bucket)
+    pub(crate) fn new(words: *mut Line) -> Self {
+        Self(words)
     }
 
     #[inline(always)]
     fn word_at(&self, way: usize) -> *mut u64 {
         // SAFETY: the pointer was checked, and there are so many words.
-        unsafe { (&raw mut (*self.0).words).cast::<u64>().add(way % WAYS) }
-    }
-
-    /// The record of a way.
-    #[inline(always)]
-    pub(crate) fn record(&self, way: usize) -> *mut R {
-        // SAFETY: as for `word_at`.
-        unsafe { (&raw mut (*self.0).records).cast::<R>().add(way % WAYS) }
+        unsafe { self.0.cast::<u64>().add(way % WAYS) }
     }
 }
 
-impl<R> Words<WAYS> for Shared<R> {
+impl Words<WAYS> for Shared {
     #[inline(always)]
     fn word(&self, way: usize) -> Word {
         // SAFETY: as for `word_at`.

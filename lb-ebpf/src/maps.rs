@@ -46,8 +46,14 @@ pub(crate) static BACKENDS: Array<Backend, { maps::BACKENDS_MAX }> = Array::new(
 pub(crate) static FLOWS: HashMap<FlowKey, Flow, { maps::FLOWS_MAX }> = HashMap::new();
 #[btf_map]
 pub(crate) static OPENING: Array<
-    opening::Bucket,
-    { maps::OPENING_ELEMENTS },
+    opening::Record,
+    { maps::OPENING_MAX },
+    { maps::MMAPABLE as usize },
+> = Array::new();
+#[btf_map]
+pub(crate) static OPENING_WORDS: Array<
+    opening::Line,
+    { maps::OPENING_LINES },
     { maps::MMAPABLE as usize },
 > = Array::new();
 #[btf_map]

@@ -11,7 +11,7 @@ use lb_common::{
 
 use crate::{
     bucket::{Shared, WAYS},
-    maps::{OPENING, OPENING_BUCKETS, OPENING_SEED},
+    maps::{OPENING, OPENING_BUCKETS, OPENING_SEED, OPENING_WORDS},
 };
 
 /// A record is noted to be in use at most once in so many ticks: 4 ms to 40 ms, as many as there are in a second. So many
@@ -30,12 +30,23 @@ fn hash(key: &FlowKey) -> u64 {
     opening::hash(key, OPENING_SEED.load())
 }
 
-/// Its bucket, and what stands for it there.
 #[inline(always)]
-fn bucket(hash: u64) -> Option<(Shared<Record>, Place)> {
-    let place = opening::place(hash, OPENING_BUCKETS.load());
-    let bucket = OPENING.get_ptr_mut(place.bucket)?;
-    Some((Shared::new(bucket), place))
+fn place(hash: u64) -> Place {
+    Place::of(hash, OPENING_BUCKETS.load())
+}
+
+/// The words of its bucket, and what stands for it there.
+#[inline(always)]
+fn bucket(hash: u64) -> Option<(Shared, Place)> {
+    let place = place(hash);
+    let words = OPENING_WORDS.get_ptr_mut(opening::line(place.bucket))?;
+    Some((Shared::new(words), place))
+}
+
+/// The record of a way.
+#[inline(always)]
+fn record(hash: u64, way: u64) -> Option<*mut Record> {
+    OPENING.get_ptr_mut(opening::record(place(hash).bucket, way as usize % WAYS))
 }
 
 #[inline(always)]
@@ -44,7 +55,7 @@ fn tick() -> u64 {
     unsafe { bpf_jiffies64() }
 }
 
-/// The way of a key with this hash, or more than there are. The verifier follows it once, and not once for each call: its
+/// The way of a key with this hash, or [`NONE`]. The verifier follows it once, and not once for each call: its
 /// name is seen from outside, and it takes and returns numbers.
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -118,11 +129,11 @@ fn at(key: &FlowKey) -> *mut Flow {
 /// That of a way, if it is of the key.
 #[inline(never)]
 fn record_of(key: &FlowKey, hash: u64, way: u64) -> *mut Flow {
-    let Some((bucket, _)) = bucket(hash) else {
+    let Some(record) = record(hash, way) else {
         return ptr::null_mut();
     };
     // SAFETY: the pointer was checked. Others may write it at any time: see `kernel::in_place`.
-    let record = unsafe { &mut *bucket.record(way as usize) };
+    let record = unsafe { &mut *record };
     if record.is_of(key) {
         &raw mut record.flow
     } else {
@@ -143,11 +154,11 @@ pub(crate) fn insert(key: &FlowKey, flow: &Flow) -> bool {
         }
         Err(Refused::NoRoom) => return false,
     };
-    let Some((bucket, _)) = bucket(hash) else {
+    let Some(record) = record(hash, way as u64) else {
         return false;
     };
     // SAFETY: the pointer was checked, and the way is this program's until it is published.
-    unsafe { (*bucket.record(way)).write(key, flow) };
+    unsafe { (*record).write(key, flow) };
     let is_published = opening_publish(hash, way as u64) != 0;
     if !is_published {
         wait_for_another(hash);

@@ -3,6 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use lb_common::{
+    flow::opening,
     known,
     maps::{self, MapSpec},
 };
@@ -82,7 +83,7 @@ pub enum Source {
     Manifests(PathBuf),
 }
 
-/// Capacities of the maps, in elements; of `OPENING`, in connections, of which there are eight in each.
+/// Capacities of the maps, in elements.
 #[derive(Clone, Copy, Debug)]
 pub struct Capacities {
     /// Frontends: addresses and ports that clients dial.
@@ -124,12 +125,16 @@ impl Capacities {
             maps::FLOWS => self.flows,
             maps::KNOWN => known::elements(self.flows),
             maps::ESTABLISHED => maps::mark_buckets(self.flows),
-            maps::OPENING | maps::OPENING_PINS => self.opening,
-            _ => spec.capacity(),
+            // In whole buckets.
+            maps::OPENING => opening::records(self.opening),
+            maps::OPENING_WORDS => opening::lines(opening::records(self.opening)),
+            maps::OPENING_PINS => self.opening,
+            _ => spec.max_entries,
         };
-        maps::SPECS
-            .iter()
-            .map(|spec| spec.with_capacity(capacity(spec)))
-            .collect()
+        let spec = |spec: &MapSpec| MapSpec {
+            max_entries: capacity(spec),
+            ..*spec
+        };
+        maps::SPECS.iter().map(spec).collect()
     }
 }

@@ -478,7 +478,7 @@ mod tests {
         let specs = options(&flags).capacities.specs();
         for (map, capacity) in [(maps::FLOWS, 77), (maps::OPENING, 8)] {
             let spec = specs.iter().find(|spec| spec.name == map);
-            assert_eq!(spec.map(lb_common::maps::MapSpec::capacity), Some(capacity));
+            assert_eq!(spec.map(|spec| spec.max_entries), Some(capacity));
         }
     }
 

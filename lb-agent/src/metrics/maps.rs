@@ -110,7 +110,7 @@ impl<R: MapReader> Maps<R> {
             let began = Instant::now();
             // Elements that come and go meanwhile may be counted twice.
             let counted = self.reader.entries(spec.name);
-            if let Some(counted) = counted.map(|n| n.min(spec.capacity().into())) {
+            if let Some(counted) = counted.map(|n| n.min(spec.max_entries.into())) {
                 let until = now + COUNT_STANDS.max(COUNT_SHARE * began.elapsed());
                 let entries_now = Count {
                     entries: counted,
@@ -137,7 +137,7 @@ impl<R: MapReader> Collector for Maps<R> {
             rows.collect::<Vec<_>>()
         };
         let used = |spec: &MapSpec| entries.get(spec.name).map(|used| *used as f64);
-        let capacity = |spec: &MapSpec| f64::from(spec.capacity());
+        let capacity = |spec: &MapSpec| f64::from(spec.max_entries);
         let kind = MetricType::Gauge;
         MAP_CAPACITY.encode_rows(&mut encoder, kind, rows(&|spec| Some(capacity(spec))))?;
         MAP_ENTRIES.encode_rows(&mut encoder, MetricType::Gauge, rows(&used))?;

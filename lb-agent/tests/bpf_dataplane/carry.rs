@@ -18,8 +18,8 @@ use lb_common::{
     Addr, BackendRef, Flow, FlowKey, Role, Slot,
     flow::opening::{self, WAYS},
     maps::{
-        BACKENDS, FLOWS, FRONTENDS, LAB_LAYOUT_VERSION, LAYOUT_VERSION, MMAPABLE, OPENING, SLOTS,
-        SOURCE_RANGES, VIPS,
+        BACKENDS, FLOWS, FRONTENDS, LAB_LAYOUT_VERSION, LAYOUT_VERSION, MMAPABLE, OPENING,
+        OPENING_WORDS, SLOTS, SOURCE_RANGES, VIPS,
     },
     ways::{Place, Word},
 };
@@ -52,6 +52,9 @@ fn sized(
         for (name, size) in sizes {
             let mut maps = options.maps.iter_mut();
             maps.find(|spec| spec.name == *name).unwrap().max_entries = *size;
+            if *name == OPENING {
+                maps.next().unwrap().max_entries = opening::lines(*size);
+            }
         }
         options.stop_after = stop_after;
     })
@@ -160,14 +163,14 @@ fn a_map_that_has_too_much_for_a_smaller_one_keeps_its_capacity() {
     put_flows(&pins);
     let before = held(&dataplane);
     drop(dataplane);
-    let sizes = [(BACKENDS, 100), (FLOWS, 19), (OPENING, 5), (SLOTS, 2002)];
+    let sizes = [(BACKENDS, 100), (FLOWS, 19), (OPENING, 32), (SLOTS, 2002)];
     let dataplane = sized(&pins, &sizes, None).unwrap();
     let kept: Vec<String> = dataplane.kept().iter().map(ToString::to_string).collect();
     let expected = [
         "SLOTS keeps its capacity of 4096: 2003 are taken, and 2002 are wanted",
         "BACKENDS keeps its capacity of 256: 101 are taken, and 100 are wanted",
         "FLOWS keeps its capacity of 1024: 20 are taken, and 19 are wanted",
-        "OPENING keeps its capacity of 8184: 20 are taken, and 32 are wanted",
+        "OPENING keeps its capacity of 1024: 20 are taken, and 32 are wanted",
     ];
     assert_eq!(kept, expected);
     assert_eq!(held(&dataplane), before);
@@ -375,7 +378,7 @@ const RECORD: usize = size_of::<Flow>();
 /// A record of the lab's layout: eight bytes, and one of ours.
 const LONGER: usize = RECORD + 8;
 /// A bucket of them.
-const BUCKET: usize = size_of::<opening::Bucket>() + 8 * WAYS;
+const PAIR: usize = KEY.next_multiple_of(8) + LONGER;
 
 /// Makes a map in the place of another one.
 fn replace<T: TryFrom<Map, Error = MapError>>(path: &Path, looks: &str) -> T {
@@ -406,21 +409,12 @@ fn longer(number: u16) -> [u8; LONGER] {
     value
 }
 
-/// A bucket of the lab's layout with these records.
-fn bucket(numbers: &[u16]) -> [u8; BUCKET] {
-    let mut bucket = [0; BUCKET];
-    let (words, records) = bucket.split_at_mut(WAYS * size_of::<u64>());
-    let words = words.chunks_exact_mut(size_of::<u64>());
-    let records = records.chunks_exact_mut(KEY.next_multiple_of(8) + LONGER);
-    for ((word, record), number) in words.zip(records).zip(numbers) {
-        let tag = Place::of(u64::from(*number) << 8, 1).tag;
-        let said = Word::FREE.claimed(tag, 7).published();
-        word.copy_from_slice(&said.0.to_ne_bytes());
-        record[..KEY].copy_from_slice(bytemuck::bytes_of(&sweep::key(*number)));
-        let (_, value) = record.split_at_mut(KEY.next_multiple_of(8));
-        value.copy_from_slice(&longer(*number));
-    }
-    bucket
+/// A record of the lab's layout.
+fn pair(number: u16) -> [u8; PAIR] {
+    let mut pair = [0; PAIR];
+    pair[..KEY].copy_from_slice(bytemuck::bytes_of(&sweep::key(number)));
+    pair[KEY.next_multiple_of(8)..].copy_from_slice(&longer(number));
+    pair
 }
 
 /// Makes the pins those of the lab's layout.
@@ -433,11 +427,20 @@ fn become_the_labs(pins: &PinDir) {
         let key = bytemuck::cast(sweep::key(number));
         flows.insert(Bytes(key), Bytes(longer(number)), 0).unwrap();
     }
-    let looks = format!("type array key 4 value {BUCKET} entries 10 flags {MMAPABLE}");
-    let mut opening: Array<_, Bytes<BUCKET>> = replace(&at(OPENING), &looks);
+    let looks = format!("type array key 4 value {PAIR} entries 1024 flags {MMAPABLE}");
+    let mut records: Array<_, Bytes<PAIR>> = replace(&at(OPENING), &looks);
+    let words = MapData::from_pin(at(OPENING_WORDS)).unwrap();
+    let mut words: Array<_, [u64; WAYS]> = Map::from_map_data(words).unwrap().try_into().unwrap();
     let numbers: Vec<u16> = (101..=120).collect();
-    for (index, numbers) in (opening::HEADER..).zip(numbers.chunks(7)) {
-        opening.set(index, Bytes(bucket(numbers)), 0).unwrap();
+    for (bucket, numbers) in (0..).zip(numbers.chunks(7)) {
+        let mut line = [0; WAYS];
+        for (way, (word, number)) in line.iter_mut().zip(numbers).enumerate() {
+            let tag = Place::of(u64::from(*number) << 8, 1).tag;
+            *word = Word::FREE.claimed(tag, 7).published().0;
+            let record = opening::record(bucket, way);
+            records.set(record, Bytes(pair(*number)), 0).unwrap();
+        }
+        words.set(opening::line(bucket), line, 0).unwrap();
     }
     fs::rename(ours, pins.0.join(format!("v{LAB_LAYOUT_VERSION}"))).unwrap();
 }

@@ -1,12 +1,14 @@
-//! The table of flows that are opening, in one array: [`ways`] says which record is whose.
+//! The table of flows that are opening, in arrays: [`ways`] says which record is whose.
+//!
+//! Words lie by themselves: a packet waits for those of a bucket that nobody has looked at lately, and all of them
+//! together are a twentieth of the records.
 
 use bytemuck::{Pod, Zeroable};
 
 use super::{Flow, FlowKey};
-use crate::{
-    hash,
-    ways::{self, Place},
-};
+use crate::hash;
+#[cfg(doc)]
+use crate::ways;
 
 /// Records of a bucket.
 pub const WAYS: usize = 8;
@@ -23,39 +25,42 @@ pub struct Record {
     pub flow: Flow,
 }
 
-/// An element of `OPENING`.
-pub type Bucket = ways::Bucket<Record, WAYS>;
+/// An element of `OPENING_WORDS`: those of a bucket.
+pub type Line = [u64; WAYS];
 
-/// Elements in front of the buckets: the first word of the first one is the seed of [`place`].
+/// Elements of `OPENING_WORDS` in front of the buckets: the first word of the first one is the seed of [`hash`].
 pub const HEADER: u32 = 1;
 
-/// How many buckets an `OPENING` of so many elements has.
+/// How many buckets an `OPENING` of so many records has.
 #[must_use]
-pub const fn buckets(elements: u32) -> u32 {
-    elements.saturating_sub(HEADER)
+pub const fn buckets(records: u32) -> u32 {
+    records / WAYS as u32
 }
 
-/// How many elements an `OPENING` for so many flows has.
+/// How many records an `OPENING` for so many flows has: whole buckets.
 #[must_use]
-pub const fn elements(flows: u32) -> u32 {
-    HEADER + flows.div_ceil(WAYS as u32)
+pub const fn records(flows: u32) -> u32 {
+    flows.div_ceil(WAYS as u32).saturating_mul(WAYS as u32)
 }
 
-/// How many records an `OPENING` of so many elements has room for.
+/// How many elements the `OPENING_WORDS` of so many records has.
 #[must_use]
-pub const fn records(elements: u32) -> u32 {
-    buckets(elements).saturating_mul(WAYS as u32)
+pub const fn lines(records: u32) -> u32 {
+    HEADER + buckets(records)
 }
 
-/// Where the record of a key with this [`hash`] may be, among so many buckets.
+/// Which element of `OPENING_WORDS` a bucket's words are.
 #[inline(always)]
 #[must_use]
-pub fn place(hash: u64, buckets: u32) -> Place {
-    let place = Place::of(hash, buckets);
-    Place {
-        bucket: HEADER + place.bucket,
-        ..place
-    }
+pub const fn line(bucket: u32) -> u32 {
+    HEADER + bucket
+}
+
+/// Which element of `OPENING` a record of a bucket is.
+#[inline(always)]
+#[must_use]
+pub const fn record(bucket: u32, way: usize) -> u32 {
+    bucket * WAYS as u32 + way as u32
 }
 
 /// The hash of a key under a seed that nobody knows.
@@ -110,7 +115,7 @@ mod tests {
     use std::{collections::BTreeSet, vec::Vec};
 
     use super::*;
-    use crate::{Addr, flow::edge, protocol};
+    use crate::{Addr, flow::edge, protocol, ways::Place};
 
     fn addr(last: u16) -> Addr {
         Ipv6Addr::new(0xfd00, 1, 2, 3, 4, 5, 6, last).into()
@@ -176,16 +181,21 @@ mod tests {
     }
 
     #[test]
-    fn there_is_room_for_what_was_asked_for_beside_the_header() {
+    fn there_is_room_for_what_was_asked_for_in_whole_buckets() {
         for flows in [1, 8, 9, 131_072] {
-            let elements = elements(flows);
-            assert!(
-                (flows..flows + WAYS as u32).contains(&records(elements)),
-                "{flows}"
-            );
-            assert!(buckets(elements) == elements - HEADER);
+            let records = records(flows);
+            assert!((flows..flows + WAYS as u32).contains(&records), "{flows}");
+            assert_eq!(buckets(records) * WAYS as u32, records);
+            assert_eq!(lines(records), HEADER + buckets(records));
         }
-        assert_eq!([0, 1].map(records), [0, 0]);
+    }
+
+    #[test]
+    fn each_way_of_each_bucket_has_a_record_of_its_own_and_no_words_are_the_header() {
+        let ways = (0..3).flat_map(|bucket| (0..WAYS).map(move |way| record(bucket, way)));
+        assert_eq!(ways.collect::<Vec<_>>(), Vec::from_iter(0..records(24)));
+        assert_eq!([0, 1, 2].map(line), [1, 2, 3]);
+        assert!(line(2) < lines(records(24)));
     }
 
     /// Without a secret multiplier, these addresses have one hash under each seed.
@@ -203,17 +213,8 @@ mod tests {
             dst: Addr { octets },
             ..key
         };
-        let bucket = |key, seed| place(hash(key, seed), 1 << 14).bucket;
+        let bucket = |key, seed| Place::of(hash(key, seed), 1 << 14).bucket;
         let same = seeds.filter(|seed| bucket(&key, *seed) == bucket(&other, *seed));
         assert!(same.count() < 5);
-    }
-
-    #[test]
-    fn no_key_is_in_the_header() {
-        let keys = keys().into_iter().map(|key| hash(&key, 1));
-        for hash in keys.chain([0, u64::MAX]) {
-            let bucket = place(hash, 3).bucket;
-            assert!((HEADER..HEADER + 3).contains(&bucket), "{bucket}");
-        }
     }
 }

@@ -10,9 +10,12 @@ use aya_ebpf::{
     macros::{btf_map, xdp},
     programs::XdpContext,
 };
-use lb_common::ways::{self, Bucket, Displace, Place, Refused, Words as _};
+use lb_common::{
+    flow::opening::{self, Line},
+    ways::{self, Displace, Place, Refused, Words as _},
+};
 
-use crate::bucket::WAYS;
+use crate::bucket::{Shared, WAYS};
 
 /// Words of a record: as long as key and value of a flow.
 const RECORD: usize = 21;
@@ -24,7 +27,10 @@ const MMAPABLE: usize = 1 << 10;
 
 /// Whoever loads it says how many there are: `Hammer::buckets`.
 #[btf_map]
-static WAYS_TABLE: Array<Bucket<[u64; RECORD], WAYS>, 1, MMAPABLE> = Array::new();
+static WAYS_WORDS: Array<Line, 1, MMAPABLE> = Array::new();
+/// Their records.
+#[btf_map]
+static WAYS_TABLE: Array<[u64; RECORD], 1, MMAPABLE> = Array::new();
 
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -67,22 +73,25 @@ struct Hammer {
 #[btf_map]
 static WAYS_HAMMER: PerCpuArray<Hammer, 1> = PerCpuArray::new();
 
-/// A bucket as other processors change it.
-type Shared = crate::bucket::Shared<[u64; RECORD]>;
-
-fn bucket(index: u32) -> Option<Shared> {
-    WAYS_TABLE.get_ptr_mut(index).map(Shared::new)
+/// The words of a bucket.
+#[inline(always)]
+fn bucket(place: Place) -> Option<Shared> {
+    WAYS_WORDS.get_ptr_mut(place.bucket).map(Shared::new)
 }
 
+/// The words of a record.
 #[inline(always)]
-fn words(bucket: &Shared, way: usize) -> *mut u64 {
-    bucket.record(way).cast()
+fn words(place: Place, way: usize) -> Option<*mut u64> {
+    let record = WAYS_TABLE.get_ptr_mut(opening::record(place.bucket, way % WAYS))?;
+    Some(record.cast())
 }
 
 /// Makes a record that of a key; `number` tells it from others of the same.
 #[inline(always)]
-fn write(bucket: &Shared, way: usize, key: u64, number: u64) {
-    let record = words(bucket, way);
+fn write(place: Place, way: usize, key: u64, number: u64) {
+    let Some(record) = words(place, way) else {
+        return;
+    };
     for at in 0..RECORD {
         // SAFETY: the pointer was checked, and there are so many words.
         unsafe { ptr::write_volatile(record.add(at), content(key, number, at)) };
@@ -91,8 +100,10 @@ fn write(bucket: &Shared, way: usize, key: u64, number: u64) {
 
 /// Whether a record is that of a key.
 #[inline(always)]
-fn is_of(bucket: &Shared, way: usize, key: u64) -> bool {
-    let record = words(bucket, way);
+fn is_of(place: Place, way: usize, key: u64) -> bool {
+    let Some(record) = words(place, way) else {
+        return false;
+    };
     let mut differ = 0;
     for at in 0..KEY {
         // SAFETY: as for `write`.
@@ -103,8 +114,10 @@ fn is_of(bucket: &Shared, way: usize, key: u64) -> bool {
 
 /// Whether all of a record belongs together.
 #[inline(always)]
-fn is_whole(bucket: &Shared, way: usize, key: u64) -> bool {
-    let record = words(bucket, way);
+fn is_whole(place: Place, way: usize, key: u64) -> bool {
+    let Some(record) = words(place, way) else {
+        return false;
+    };
     // SAFETY: as for `write`.
     let number = unsafe { ptr::read_volatile(record.add(KEY)) };
     let mut differ = 0;
@@ -157,7 +170,7 @@ fn strike(hammer: &mut Hammer) -> Option<()> {
     hammer.state = state;
     let key = (state >> 8) & hammer.mask;
     let place = Place::of(hash(key), hammer.buckets);
-    let bucket = bucket(place.bucket)?;
+    let bucket = bucket(place)?;
     if state & 8 != 0 {
         insert(hammer, &bucket, place, key, state);
         return Some(());
@@ -170,7 +183,7 @@ fn strike(hammer: &mut Hammer) -> Option<()> {
     } else if state & 3 == 0 {
         ways::touch(&bucket, way, word, tick());
     } else {
-        let is_whole = is_whole(&bucket, way, key);
+        let is_whole = is_whole(place, way, key);
         // What was read while it was exchanged does not count.
         if bucket.word(way) == word {
             hammer.read += 1;
@@ -187,7 +200,7 @@ fn insert(hammer: &mut Hammer, bucket: &Shared, place: Place, key: u64, number: 
     } else {
         Displace::Older
     };
-    let write = |way| write(bucket, way, key, number);
+    let write = |way| write(place, way, key, number);
     // Who comes at another time prefers another way: else all who insert the same choose the same.
     let insertion = ways::insert(bucket, place.tag, number >> 16, displace, write);
     hammer.displaced += u64::from(insertion.has_displaced);
@@ -205,10 +218,10 @@ fn lab_xdp_ways_find(ctx: XdpContext) -> u32 {
     let find = |key| {
         let hammer = hammer()?;
         let place = Place::of(hash(key), hammer.buckets);
-        let bucket = bucket(place.bucket)?;
+        let bucket = bucket(place)?;
         let found = ways::find(&bucket, place.tag);
         // One of a hundred has been displaced.
-        let is_there = found.is_some_and(|(way, _)| is_of(&bucket, way, key));
+        let is_there = found.is_some_and(|(way, _)| is_of(place, way, key));
         hammer.read += u64::from(is_there);
         hammer.no_room += u64::from(!is_there);
         Some(())
@@ -221,8 +234,8 @@ fn lab_xdp_ways_find(ctx: XdpContext) -> u32 {
 fn lab_xdp_ways_insert(ctx: XdpContext) -> u32 {
     let insert = |key| {
         let place = Place::of(hash(key), hammer()?.buckets);
-        let bucket = bucket(place.bucket)?;
-        let write = |way| write(&bucket, way, key, key);
+        let bucket = bucket(place)?;
+        let write = |way| write(place, way, key, key);
         let insertion = ways::insert(&bucket, place.tag, tick(), Displace::First, write);
         // Whoever is there already has been inserted.
         (insertion.result != Err(Refused::NoRoom)).then_some(())

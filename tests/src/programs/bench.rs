@@ -460,6 +460,9 @@ impl Bench {
 /// What clients may dial, at most.
 const FRONTENDS_MAX: u32 = 1024;
 
+/// Connections that open, at most.
+const OPENING_MAX: u32 = 65_536;
+
 /// Connections that no flood displaces, at most.
 pub const FLOWS_MAX: u32 = 256;
 
@@ -474,7 +477,8 @@ pub fn specs() -> Vec<MapSpec> {
         maps::BACKENDS => 2048,
         maps::SLOTS => 1 << 18,
         maps::FLOWS => FLOWS_MAX,
-        maps::OPENING => opening::elements(65_536),
+        maps::OPENING => OPENING_MAX,
+        maps::OPENING_WORDS => opening::lines(OPENING_MAX),
         // So few that connections displace each other's marks.
         maps::ESTABLISHED => 16,
         maps::PINS => 512,

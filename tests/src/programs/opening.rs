@@ -16,7 +16,11 @@ use super::{Bench, specs};
 pub fn on_bench_with_opening(name: &str, buckets: u32, test: impl FnOnce(&mut Bench) + Send) {
     let spec = |spec: MapSpec| match spec.name {
         maps::OPENING => MapSpec {
-            max_entries: opening::elements(buckets * WAYS as u32),
+            max_entries: buckets * WAYS as u32,
+            ..spec
+        },
+        maps::OPENING_WORDS => MapSpec {
+            max_entries: opening::lines(buckets * WAYS as u32),
             ..spec
         },
         _ => spec,

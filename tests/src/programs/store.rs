@@ -16,20 +16,17 @@ use lb_common::{
     drops::Event,
     flow::{
         Marks,
-        opening::{Bucket, HEADER, WAYS},
+        opening::{HEADER, WAYS},
     },
     frontend::index::Listed,
     maps::{
         DROPS, ESTABLISHED, EVENTS, FLOWS, FRONTEND_COPIES, FRONTENDS, LAST_DROPS, LAYOUT_VERSION,
-        OPENING, OPENING_PINS, PINS, SERVICE_NETS,
+        OPENING, OPENING_PINS, OPENING_WORDS, PINS, SERVICE_NETS,
     },
     ways::Word,
 };
 
 use crate::mapped::Mapped;
-
-/// Words of a bucket of `OPENING`.
-const BUCKET: usize = size_of::<Bucket>() / size_of::<u64>();
 
 /// A key or a value as it lies in memory.
 #[derive(Clone, Copy)]
@@ -92,11 +89,7 @@ impl Store {
 
     /// Lets ticks pass for what `OPENING` notes of its records' use.
     pub(super) fn age_opening(&self, ticks: u64) {
-        let buckets = self.words.words().chunks_exact(BUCKET);
-        for shared in buckets
-            .skip(HEADER as usize)
-            .flat_map(|bucket| &bucket[..WAYS])
-        {
+        for shared in &self.words.words()[HEADER as usize * WAYS..] {
             let word = Word(shared.load(Ordering::Relaxed));
             if word.is_published() {
                 shared.store(word.aged(ticks).0, Ordering::Relaxed);
@@ -253,9 +246,9 @@ fn open<T: TryFrom<Map, Error = MapError>>(pin_dir: &Path, name: &str) -> Result
 }
 
 fn words(pin_dir: &Path) -> Result<Mapped<u64>> {
-    let data = MapData::from_pin(pin_dir.join(format!("v{LAYOUT_VERSION}/maps/{OPENING}")))?;
-    let len = data.info()?.max_entries() as usize * BUCKET;
-    Mapped::new(data.fd().as_fd(), len).context("map OPENING")
+    let data = MapData::from_pin(pin_dir.join(format!("v{LAYOUT_VERSION}/maps/{OPENING_WORDS}")))?;
+    let len = data.info()?.max_entries() as usize * WAYS;
+    Mapped::new(data.fd().as_fd(), len).context("map OPENING_WORDS")
 }
 
 /// `OPENING` by its records.

@@ -32,9 +32,14 @@ use super::{
     sockets,
 };
 
-/// Loads maps and programs; nothing is attached yet.
-pub(super) fn load(object: &[u8], options: &Options, pins: &Pins) -> Result<Ebpf, Error> {
-    load_all(object, options, pins).map_err(|error| match features() {
+/// Loads maps and programs, which take over from those of `earlier` pins; nothing is attached yet.
+pub(super) fn load(
+    object: &[u8],
+    options: &Options,
+    pins: &Pins,
+    earlier: &Pins,
+) -> Result<Ebpf, Error> {
+    load_all(object, options, pins, earlier).map_err(|error| match features() {
         Ok(features) => explained(error, &features),
         Err(_) => error,
     })
@@ -50,10 +55,10 @@ fn explained(error: Error, features: &[Feature]) -> Error {
     }
 }
 
-fn load_all(object: &[u8], options: &Options, pins: &Pins) -> Result<Ebpf, Error> {
+fn load_all(object: &[u8], options: &Options, pins: &Pins, earlier: &Pins) -> Result<Ebpf, Error> {
     has_filters(options.tc)?;
     let missing = check_pins(&options.maps, pins)?;
-    let seed = opening::seed(pins)?;
+    let seed = opening::seed(pins, earlier)?;
     let mut ebpf = load_object(object, options, pins, seed)?;
     if let Err(error) = check_object(&options.maps, pins) {
         // These pins are this object's doing, and must not stand in a better one's way.

@@ -15,8 +15,8 @@ use std::{
 use aya::maps::MapData;
 use lb_common::{
     Flow, FlowKey,
-    flow::opening::{self, HEADER, WAYS},
-    maps::{MapSpec, OPENING},
+    flow::opening::{self, Line, WAYS},
+    maps::{MapSpec, OPENING, OPENING_WORDS},
     ways::{self, Displace, Place, Word, Words as _},
 };
 
@@ -37,7 +37,9 @@ const KEY_WORDS: usize = KEY.div_ceil(WORD);
 
 /// `OPENING`, while programs change it. Values are bytes: those of another layout have other lengths.
 pub struct Opening {
-    words: Words,
+    /// `OPENING_WORDS`
+    lines: Words,
+    records: Words,
     buckets: u32,
     seed: u64,
     /// Words of a record.
@@ -45,30 +47,38 @@ pub struct Opening {
 }
 
 impl Opening {
-    /// Maps the array `fd`, which looks like this.
+    /// Maps the array `records`, which looks like this, and the array `lines` of so many elements beside it.
     ///
     /// # Errors
     ///
-    /// If it is none, or cannot be mapped.
-    pub fn new(fd: BorrowedFd<'_>, spec: &MapSpec) -> io::Result<Self> {
-        let bucket = spec.value_size as usize / WORD;
-        let record = bucket.checked_sub(WAYS).map_or(0, |words| words / WAYS);
-        let words = (spec.max_entries as usize).checked_mul(bucket);
-        let words = words.filter(|_| record > KEY_WORDS);
-        let words = Words::new(fd, words.ok_or(io::ErrorKind::InvalidInput)?)?;
-        let seed = words
+    /// If they are none of these, or cannot be mapped.
+    fn new(
+        records: BorrowedFd<'_>,
+        spec: &MapSpec,
+        lines: BorrowedFd<'_>,
+        count: u32,
+    ) -> io::Result<Self> {
+        let buckets = opening::buckets(spec.max_entries);
+        let record = spec.value_size as usize / WORD;
+        if record <= KEY_WORDS || count != opening::lines(spec.max_entries) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let lines = Words::new(lines, count as usize * WAYS)?;
+        let records = Words::new(records, buckets as usize * WAYS * record)?;
+        let seed = lines
             .as_slice()
             .first()
             .map_or(0, |seed| seed.load(Acquire));
         Ok(Self {
-            words,
-            buckets: opening::buckets(spec.max_entries),
+            lines,
+            records,
+            buckets,
             seed,
             record,
         })
     }
 
-    /// The one that is pinned at `path`; none if there is none.
+    /// The one that is pinned at `path`, with its words beside it; none if either is not there.
     ///
     /// # Errors
     ///
@@ -79,13 +89,27 @@ impl Opening {
             map: OPENING,
             source: Box::new(source),
         };
-        let data = match MapData::from_pin(path) {
-            Ok(data) => data,
-            Err(error) if is_absent(&error) => return Ok(None),
-            Err(error) => return Err(failed(error)),
+        let open = |path: &Path| match MapData::from_pin(path) {
+            Ok(data) => Ok(Some(data)),
+            Err(error) if is_absent(&error) => Ok(None),
+            Err(error) => Err(failed(error)),
         };
-        let spec = spec_of(OPENING, &data.info().map_err(failed)?);
-        let opening = Self::new(data.fd().as_fd(), &spec);
+        let (Some(records), Some(lines)) =
+            (open(path)?, open(&path.with_file_name(OPENING_WORDS))?)
+        else {
+            return Ok(None);
+        };
+        let spec = spec_of(OPENING, &records.info().map_err(failed)?);
+        let looks = spec_of(OPENING_WORDS, &lines.info().map_err(failed)?);
+        if looks.value_size as usize != size_of::<Line>() {
+            return Err(Error::of_map(
+                "open",
+                OPENING_WORDS,
+                io::ErrorKind::InvalidInput.into(),
+            ));
+        }
+        let (fd, lines) = (records.fd().as_fd(), lines.fd().as_fd());
+        let opening = Self::new(fd, &spec, lines, looks.max_entries);
         opening.map(Some).map_err(|source| Error::Mmap {
             map: OPENING,
             source,
@@ -119,20 +143,17 @@ impl Opening {
     }
 
     fn all(&self) -> impl Iterator<Item = Bucket<'_>> {
-        let len = self.bucket_len();
-        let buckets = self
-            .words
-            .as_slice()
-            .chunks_exact(len)
-            .skip(HEADER as usize);
-        buckets.map(|words| Bucket {
-            words,
-            record: self.record,
-        })
+        (0..self.buckets).filter_map(|index| self.at(index))
     }
 
-    fn bucket_len(&self) -> usize {
-        WAYS * (1 + self.record)
+    fn at(&self, index: u32) -> Option<Bucket<'_>> {
+        let mut words = self.lines.as_slice().chunks_exact(WAYS);
+        let mut records = self.records.as_slice().chunks_exact(WAYS * self.record);
+        Some(Bucket {
+            words: words.nth(opening::line(index) as usize)?,
+            records: records.nth(index as usize)?,
+            record: self.record,
+        })
     }
 
     /// Passes every record to `take`. Those that come and go meanwhile may be missed.
@@ -271,33 +292,28 @@ impl Opening {
     }
 
     fn bucket(&self, key: &[u8]) -> Option<(Bucket<'_>, Place)> {
-        let place = opening::place(
-            opening::hash(&bytemuck::pod_read_unaligned(key), self.seed),
-            self.buckets,
-        );
-        let len = self.bucket_len();
-        let mut words = self.words.as_slice().chunks_exact(len);
-        let words = words.nth(place.bucket as usize)?;
-        let record = self.record;
-        Some((Bucket { words, record }, place))
+        let hash = opening::hash(&bytemuck::pod_read_unaligned(key), self.seed);
+        let place = Place::of(hash, self.buckets);
+        Some((self.at(place.bucket)?, place))
     }
 }
 
-/// What programs look keys up by in the map that is pinned; if there is none, or if it is new, in the one that is to be.
-pub(super) fn seed(pins: &Pins) -> Result<u64, Error> {
-    let there = Opening::open(&pins.map(OPENING))?;
-    let seed = there.map_or(0, |opening| opening.seed);
+/// What programs look keys up by in the map among `pins`; if there is none, or if it is new, in the one among `earlier` ones:
+/// what had room there has room in a new map of the same size.
+pub(super) fn seed(pins: &Pins, earlier: &Pins) -> Result<u64, Error> {
+    for pins in [pins, earlier] {
+        let there = Opening::open(&pins.map(OPENING))?;
+        if let Some(seed) = there.map(|opening| opening.seed).filter(|seed| *seed != 0) {
+            return Ok(seed);
+        }
+    }
     // Nobody is to know which keys have a bucket in common.
-    Ok(if seed == 0 {
-        RandomState::new().hash_one(0) | 1
-    } else {
-        seed
-    })
+    Ok(RandomState::new().hash_one(0) | 1)
 }
 
 /// Notes it there.
 pub(super) fn set_seed(pins: &Pins, seed: u64) -> Result<(), Error> {
-    if let Some(word) = Opening::pinned(pins)?.words.as_slice().first() {
+    if let Some(word) = Opening::pinned(pins)?.lines.as_slice().first() {
         word.store(seed, Release);
     }
     Ok(())
@@ -319,12 +335,14 @@ struct Found {
 /// A bucket as programs change it.
 struct Bucket<'a> {
     words: &'a [AtomicU64],
+    records: &'a [AtomicU64],
+    /// Words of a record.
     record: usize,
 }
 
 impl Bucket<'_> {
     fn record(&self, way: usize) -> &[AtomicU64] {
-        &self.words[WAYS + way * self.record..][..self.record]
+        &self.records[way * self.record..][..self.record]
     }
 
     /// The record of a key.
@@ -379,10 +397,10 @@ impl ways::Words<WAYS> for Bucket<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::{collections::BTreeMap, os::fd::OwnedFd};
 
     use bytemuck::{Zeroable as _, bytes_of};
-    use lb_common::maps::Kind;
+    use lb_common::{flow::opening::Record, maps::Kind};
     use nix::{
         sys::memfd::{MFdFlags, memfd_create},
         unistd::ftruncate,
@@ -390,13 +408,22 @@ mod tests {
 
     use super::*;
 
-    fn opening(buckets: u32) -> Opening {
-        let records = opening::elements(buckets * WAYS as u32);
-        let spec = MapSpec::new::<u32, opening::Bucket>(OPENING, Kind::Array, records as usize);
+    fn memory(len: usize) -> OwnedFd {
         let memory = memfd_create("opening", MFdFlags::empty()).unwrap();
-        let len = spec.max_entries as usize * spec.value_size as usize;
         ftruncate(&memory, len.try_into().unwrap()).unwrap();
-        Opening::new(memory.as_fd(), &spec).unwrap()
+        memory
+    }
+
+    fn spec(records: u32) -> MapSpec {
+        MapSpec::new::<u32, Record>(OPENING, Kind::Array, records as usize)
+    }
+
+    fn opening(buckets: u32) -> Opening {
+        let spec = spec(buckets * WAYS as u32);
+        let records = memory(spec.max_entries as usize * spec.value_size as usize);
+        let count = opening::lines(spec.max_entries);
+        let lines = memory(count as usize * size_of::<Line>());
+        Opening::new(records.as_fd(), &spec, lines.as_fd(), count).unwrap()
     }
 
     fn key(number: u16) -> FlowKey {
@@ -468,14 +495,6 @@ mod tests {
         assert!(opening.remove_if(&key(1), |_| false), "it has gone");
     }
 
-    #[test]
-    fn table_without_buckets_takes_nothing() {
-        let opening = opening(0);
-        assert!(!opening.insert(&key(1), &flow(1)));
-        opening.forget(&key(1));
-        assert_eq!((opening.count(), opening.flow(&key(1))), (0, None));
-    }
-
     /// An agent was killed in the midst of an insertion.
     #[test]
     fn what_was_claimed_and_not_published_is_freed_later() {
@@ -494,9 +513,14 @@ mod tests {
     }
 
     #[test]
-    fn array_that_is_none_of_records_is_refused() {
-        let memory = memfd_create("opening", MFdFlags::empty()).unwrap();
-        let words = MapSpec::new::<u32, u64>(OPENING, Kind::Array, 2);
-        assert!(Opening::new(memory.as_fd(), &words).is_err());
+    fn arrays_that_do_not_belong_together_are_refused() {
+        let memory = memory(1 << 16);
+        let open = |spec: &MapSpec, count| {
+            Opening::new(memory.as_fd(), spec, memory.as_fd(), count).is_ok()
+        };
+        assert!(open(&spec(16), 3));
+        assert!(!open(&spec(16), 2));
+        let words = MapSpec::new::<u32, u64>(OPENING, Kind::Array, 16);
+        assert!(!open(&words, 3));
     }
 }

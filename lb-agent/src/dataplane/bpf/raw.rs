@@ -13,7 +13,7 @@ use aya::{
 use bytemuck::{Pod, Zeroable};
 use lb_common::{
     FlowKey,
-    maps::{Kind, MapSpec},
+    maps::{Kind, MapSpec, OPENING_WORDS},
 };
 use nix::errno::Errno;
 
@@ -88,9 +88,11 @@ impl RawMap {
             records: None,
             value_len,
         };
-        if map.spec.has_buckets() {
-            let records = Opening::new(map.as_fd(), &map.spec);
-            let records = records.map_err(|source| Error::Mmap { map: name, source })?;
+        if map.spec.has_words() {
+            let records = Opening::open(path)?;
+            let records = records.ok_or_else(|| {
+                Error::of_map("open", OPENING_WORDS, io::ErrorKind::NotFound.into())
+            })?;
             (map.key_len, map.value_len) = (size_of::<FlowKey>(), records.value_len());
             map.records = Some(records);
         }

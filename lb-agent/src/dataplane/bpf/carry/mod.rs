@@ -125,7 +125,7 @@ fn adopt(
         ..options.clone()
     };
     Ok(Opened {
-        ebpf: load::load(object, &options, &pins)?,
+        ebpf: load::load(object, &options, &pins, &pins)?,
         pins,
         current: BTreeSet::new(),
         kept,
@@ -163,7 +163,7 @@ fn make_plan(wanted: &[MapSpec], source: &Pins, layout: Option<&Layout>) -> Resu
     for spec in wanted {
         let path = source.map(spec.name);
         if let Some(map) = RawMap::open(spec.name, &path)? {
-            let used = if map.spec.capacity() > spec.capacity() {
+            let used = if map.spec.max_entries > spec.max_entries {
                 map.used().map_err(|source| Error::Carry {
                     map: spec.name,
                     source,
@@ -232,7 +232,7 @@ impl Carry<'_> {
             maps: self.plan.specs(),
             ..self.options.clone()
         };
-        let mut ebpf = load::load(self.object, &options, staging)?;
+        let mut ebpf = load::load(self.object, &options, staging, self.source)?;
         self.reach(Step::Loaded)?;
         let mut copies = Copies::open(self.source, staging, &self.plan.maps)?;
         if !is_resumed && switch::leaves_old_ones_behind(self.source)? {

@@ -5,9 +5,9 @@
 
 use lb_common::{
     Flow, FlowKey,
-    flow::opening::{Bucket, WAYS},
+    flow::opening::Record,
     maps::{
-        FLOWS, FLOWS_MAX, Kind, LAB_LAYOUT_VERSION, MMAPABLE, MapSpec, OPENING, OPENING_ELEMENTS,
+        FLOWS, FLOWS_MAX, Kind, LAB_LAYOUT_VERSION, MMAPABLE, MapSpec, OPENING, OPENING_MAX,
         SHIPPED_LAYOUT_VERSION,
     },
 };
@@ -43,20 +43,20 @@ pub(super) const OTHER: Layout = Layout {
         },
         Changed {
             spec: MapSpec {
-                value_size: OTHER_BUCKET,
+                value_size: OTHER_RECORD,
                 flags: MMAPABLE,
-                ..MapSpec::new::<u32, Bucket>(OPENING, Kind::Array, OPENING_ELEMENTS)
+                ..MapSpec::new::<u32, Record>(OPENING, Kind::Array, OPENING_MAX)
             },
             elements: Elements::Convert(CONVERT),
         },
     ],
 };
 
-/// Bytes of a bucket in the other layout.
-const OTHER_BUCKET: u32 = if IS_LAB {
-    size_of::<Bucket>() - WAYS * EXTRA
+/// Bytes of a record with its key in the other layout.
+const OTHER_RECORD: u32 = if IS_LAB {
+    size_of::<Record>() - EXTRA
 } else {
-    size_of::<Bucket>() + WAYS * EXTRA
+    size_of::<Record>() + EXTRA
 } as u32;
 
 const CONVERT: Convert = if IS_LAB { lengthen } else { shorten };
