@@ -19,10 +19,10 @@ use crate::{
 const TOUCH_TICKS: u64 = 4;
 
 /// So often somebody is looked for who inserts the same at this moment. He needs a hundred nanoseconds, and longer where
-/// something interrupts him.
-const WAITS: u32 = 16;
-/// Readings of the clock in between: half a microsecond.
-const READINGS: u32 = 16;
+/// his processor is taken from him, as a virtual machine's can be: all in all it is about a millisecond.
+const WAITS: u32 = 1024;
+/// Readings of the clock in between: about a microsecond.
+const READINGS: u32 = 32;
 
 /// Out of line: the stack of all calls together is small.
 #[inline(never)]
@@ -149,7 +149,7 @@ pub(crate) fn insert(key: &FlowKey, flow: &Flow) -> bool {
     let way = match claim.result() {
         Ok(way) => way,
         Err(Refused::There) => {
-            wait_for_another(hash);
+            opening_wait(hash);
             return false;
         }
         Err(Refused::NoRoom) => return false,
@@ -161,23 +161,26 @@ pub(crate) fn insert(key: &FlowKey, flow: &Flow) -> bool {
     unsafe { (*record).write(key, flow) };
     let is_published = opening_publish(hash, way as u64) != 0;
     if !is_published {
-        wait_for_another(hash);
+        opening_wait(hash);
     }
     is_published
 }
 
-/// Waits until whoever inserts the same tag has published it, so that the packet can go on by that.
+/// Waits until whoever inserts the same tag has published it, so that the packet can go on by that; 0 if that takes too
+/// long. As [`opening_way`].
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn wait_for_another(hash: u64) {
+extern "C" fn opening_wait(hash: u64) -> u64 {
     for _ in 0..WAITS {
         if opening_way(hash) != NONE {
-            break;
+            return 1;
         }
         for _ in 0..READINGS {
             // SAFETY: takes no argument and has no effect.
             black_box(unsafe { bpf_ktime_get_ns() });
         }
     }
+    0
 }
 
 /// Removes a record; one that is not there is no error.

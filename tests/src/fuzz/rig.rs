@@ -24,9 +24,6 @@ use crate::{
     programs::{Bench, Family, Frame, Kernel, Program, Verdict, specs},
 };
 
-/// Connections that open, at most.
-const OPENING_MAX: u32 = 32_768;
-
 /// What programs and model disagree about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Disagreement(pub String);
@@ -129,8 +126,8 @@ fn small_maps() -> Vec<maps::MapSpec> {
     let small = |spec: maps::MapSpec| {
         let max_entries = match spec.name {
             maps::FLOWS => 4096,
-            maps::OPENING => OPENING_MAX,
-            maps::OPENING_WORDS => lb_common::flow::opening::lines(OPENING_MAX),
+            maps::OPENING => 32_768,
+            maps::OPENING_WORDS => lb_common::flow::opening::lines(32_768),
             maps::PINS | maps::OPENING_PINS | maps::AFFINITY | maps::FRAGMENTS => 2048,
             maps::BACKENDS => 512,
             _ => spec.max_entries,

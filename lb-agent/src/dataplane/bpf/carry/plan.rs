@@ -131,10 +131,7 @@ pub(super) fn plan(
                 wanted: spec.max_entries,
                 used: found.used,
             });
-            spec.max_entries = match spec.has_words() {
-                true => opening::records(found.spec.max_entries),
-                false => found.spec.max_entries,
-            };
+            spec = as_large(spec, &found.spec);
         }
         let follows = follows(spec.name);
         if kept.iter().any(|kept| Some(kept.map) == follows) {
@@ -157,6 +154,19 @@ pub(super) fn plan(
         })
     } else {
         Err(wrong)
+    }
+}
+
+/// The same with the capacity of a map that there is; records that have words are in whole buckets.
+fn as_large(spec: MapSpec, found: &MapSpec) -> MapSpec {
+    let max_entries = if spec.has_words() {
+        opening::records(found.max_entries)
+    } else {
+        found.max_entries
+    };
+    MapSpec {
+        max_entries,
+        ..spec
     }
 }
 
