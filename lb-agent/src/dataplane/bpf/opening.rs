@@ -78,7 +78,8 @@ impl Opening {
         })
     }
 
-    /// The one that is pinned at `path`, with its words beside it; none if either is not there.
+    /// The one that is pinned at `path`, with its words beside it; none if either is not there, or if it is
+    /// one of a layout without words.
     ///
     /// # Errors
     ///
@@ -100,6 +101,9 @@ impl Opening {
             return Ok(None);
         };
         let spec = spec_of(OPENING, &records.info().map_err(failed)?);
+        if !spec.has_words() {
+            return Ok(None);
+        }
         let looks = spec_of(OPENING_WORDS, &lines.info().map_err(failed)?);
         if looks.value_size as usize != size_of::<Line>() {
             return Err(Error::of_map(
