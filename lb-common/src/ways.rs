@@ -114,6 +114,16 @@ pub fn find<B: Words<WAYS>, const WAYS: usize>(bucket: &B, tag: Tag) -> Option<(
     (word.has(tag) && !word.is_claimed()).then_some((way, word))
 }
 
+/// Whether somebody has claimed a way for this tag, and has neither published nor given it up.
+#[inline(always)]
+pub fn is_claimed<B: Words<WAYS>, const WAYS: usize>(bucket: &B, tag: Tag) -> bool {
+    let mut claims = 0;
+    for way in 0..WAYS {
+        claims |= bucket.word(way).is_claimed_of(tag, B::hide);
+    }
+    claims != 0
+}
+
 /// Inserts a record: `write` is told where, and writes all of it. It must not panic: what is claimed would stay so.
 #[inline(always)]
 pub fn insert<B: Words<WAYS>, const WAYS: usize>(

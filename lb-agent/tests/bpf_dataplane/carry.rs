@@ -177,6 +177,21 @@ fn a_map_that_has_too_much_for_a_smaller_one_keeps_its_capacity() {
     assert_flows(&pins);
 }
 
+/// A first start was cut short between two maps.
+#[test]
+fn records_whose_words_are_missing_stand_in_nobodys_way() {
+    for size in [1024, 2048] {
+        let pins = PinDir::new();
+        drop(pins.open());
+        let maps = pins.0.join(format!("v{LAYOUT_VERSION}/maps"));
+        fs::remove_file(maps.join(OPENING_WORDS)).unwrap();
+        drop(sized(&pins, &[(OPENING, size)], None).unwrap());
+        put_flows(&pins);
+        drop(sized(&pins, &[(OPENING, size)], None).unwrap());
+        assert_flows(&pins);
+    }
+}
+
 /// Devices with all programs, and their state.
 fn devices() -> State {
     ip("link add wan type veth peer name pod");
@@ -456,6 +471,7 @@ fn become_the_third(pins: &PinDir) {
         let value = bytemuck::cast(seen_at(number));
         opening.insert(Bytes(key), Bytes(value), 0).unwrap();
     }
+    fs::remove_file(path.with_file_name(OPENING_WORDS)).unwrap();
     fs::rename(ours, pins.0.join("v3")).unwrap();
 }
 

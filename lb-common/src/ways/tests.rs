@@ -142,11 +142,18 @@ fn claim_that_nobody_publishes_costs_a_way_and_its_tag_until_it_is_cleared() {
 fn nothing_is_done_to_a_way_that_is_free_or_claimed() {
     let bucket = bucket();
     let claimed = Word::FREE.claimed(Tag(7), 1);
+    assert!(!is_claimed(&bucket, Tag(7)));
     assert!(bucket.exchange(3, Word::FREE, claimed));
+    assert!(is_claimed(&bucket, Tag(7)) && !is_claimed(&bucket, Tag(6)));
     for (way, word) in [(2, Word::FREE), (3, claimed)] {
         touch(&bucket, way, word, 9);
         assert!(!remove(&bucket, way, word));
         assert_eq!(bucket.word(way), word);
+    }
+    for gone in [claimed.published(), claimed.revoked()] {
+        let now = bucket.word(3);
+        assert!(bucket.exchange(3, now, gone));
+        assert!(!is_claimed(&bucket, Tag(7)), "nobody has it to publish");
     }
 }
 

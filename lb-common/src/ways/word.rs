@@ -138,6 +138,12 @@ impl Word {
         is_none((self.0 / CLAIM) ^ (u64::from(tag.0) << 1), hide)
     }
 
+    /// 1 if it is of this tag and claimed, else 0.
+    #[inline(always)]
+    pub(super) fn is_claimed_of(self, tag: Tag, hide: Hide) -> u64 {
+        is_none((self.0 / CLAIM) ^ (u64::from(tag.0) << 1 | 1), hide)
+    }
+
     /// 1 if it is of this tag, claimed or published, else 0.
     #[inline(always)]
     pub(super) fn is_of(self, tag: Tag, hide: Hide) -> u64 {

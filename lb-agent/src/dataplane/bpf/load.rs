@@ -59,15 +59,15 @@ fn load_all(object: &[u8], options: &Options, pins: &Pins, earlier: &Pins) -> Re
     has_filters(options.tc)?;
     let missing = check_pins(&options.maps, pins)?;
     let seed = opening::seed(pins, earlier)?;
-    let mut ebpf = load_object(object, options, pins, seed)?;
-    if let Err(error) = check_object(&options.maps, pins) {
-        // These pins are this object's doing, and must not stand in a better one's way.
+    let loaded = load_object(object, options, pins, seed);
+    let checked = loaded.and_then(|ebpf| check_object(&options.maps, pins).map(|()| ebpf));
+    let mut ebpf = checked.inspect_err(|_| {
+        // These pins are this load's doing, and must not stand in a better one's way.
         for spec in missing {
-            // One that the object lacks was not created.
+            // One that was not created.
             let _absent = fs::remove_file(pins.map(spec.name));
         }
-        return Err(error);
-    }
+    })?;
     opening::set_seed(pins, seed)?;
     for name in TCX_PROGRAMS {
         load_program(&mut ebpf, name, SchedClassifier::load)?;

@@ -1,6 +1,7 @@
 //! `OPENING` by its records (`lb_common::flow::opening`), mapped.
 
 use std::{
+    fs,
     hash::{BuildHasher as _, RandomState},
     io,
     os::fd::{AsFd as _, BorrowedFd},
@@ -10,6 +11,7 @@ use std::{
         Ordering::{Acquire, Relaxed, Release, SeqCst},
         fence,
     },
+    thread,
 };
 
 use aya::maps::MapData;
@@ -34,6 +36,9 @@ const WORD: usize = size_of::<u64>();
 const KEY: usize = size_of::<FlowKey>();
 /// Words that a key takes in a record.
 const KEY_WORDS: usize = KEY.div_ceil(WORD);
+
+/// So often others may run while somebody writes a record.
+const YIELDS: usize = 10_000;
 
 /// `OPENING`, while programs change it. Values are bytes: those of another layout have other lengths.
 pub struct Opening {
@@ -238,7 +243,15 @@ impl Opening {
             return false;
         };
         bucket.write(found.way, key, value);
-        let after = bucket.word(found.way);
+        let mut after = bucket.word(found.way);
+        // Whoever has it now may have written before this did, or meanwhile. No program takes so long.
+        for _ in 0..YIELDS {
+            if !after.is_claimed() {
+                break;
+            }
+            thread::yield_now();
+            after = bucket.word(found.way);
+        }
         let is_same = found.word.is_same(after);
         if !is_same {
             // It has been displaced meanwhile. A record that is written over is better gone.
@@ -300,6 +313,20 @@ impl Opening {
         let place = Place::of(hash, self.buckets);
         Some((self.at(place.bucket)?, place))
     }
+}
+
+/// Removes the pin of records that have no words, which a first start has left that was cut short: nobody knows whose
+/// they are.
+pub(super) fn settle(pins: &Pins) -> Result<(), Error> {
+    let path = pins.map(OPENING);
+    if !path.exists() || pins.map(OPENING_WORDS).exists() {
+        return Ok(());
+    }
+    fs::remove_file(&path).map_err(|source| Error::File {
+        action: "remove",
+        path,
+        source,
+    })
 }
 
 /// What programs look keys up by in the map among `pins`; if there is none, or if it is new, in the one among `earlier` ones:

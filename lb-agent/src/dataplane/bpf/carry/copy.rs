@@ -350,7 +350,7 @@ impl Copy {
             }
             Ok(())
         })?;
-        if phase == Phase::Before && there.len() < copied.len() {
+        if phase == Phase::Before && copied.keys().any(|id| !there.contains(id)) {
             for key in self.keys()? {
                 if !there.contains(&hasher.hash_one(&key)) {
                     self.to.remove(&key)?;

@@ -31,7 +31,7 @@ use super::{
     index::Index,
     known::Bits,
     layout::{self, Layout},
-    load,
+    load, opening,
     pins::Pins,
     plan::Attachment,
     raw::RawMap,
@@ -76,6 +76,7 @@ pub(super) fn open(object: &[u8], options: &Options) -> Result<Opened, Error> {
         resume(object, options, &directory)?;
     }
     let live = directory.live();
+    opening::settle(&live)?;
     let Some((source, layout)) = source(&directory, options)? else {
         live.create()?;
         return adopt(object, options, live, options.maps.clone(), Vec::new());
