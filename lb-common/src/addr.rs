@@ -116,6 +116,14 @@ impl Addr {
         }
     }
 
+    /// 0 if both are the same address. Without a comparison: the verifier follows every branch on its own.
+    #[inline(always)]
+    #[must_use]
+    pub fn differs_from(self, other: Self) -> u32 {
+        let ([a0, a1, a2, a3], [b0, b1, b2, b3]) = (self.to_wire_words(), other.to_wire_words());
+        (a0 ^ b0) | (a1 ^ b1) | (a2 ^ b2) | (a3 ^ b3)
+    }
+
     /// Whether it is of one link only: fe80::/10, from which nobody forwards (RFC 4291, 2.5.6).
     #[inline(always)]
     #[must_use]

@@ -10,6 +10,7 @@ use crate::{
 mod hop;
 mod mark;
 mod now;
+pub mod opening;
 mod phase;
 mod pin;
 #[cfg(test)]
@@ -204,29 +205,36 @@ impl Flow {
         self.ack_slack = 0;
     }
 
-    /// Makes this a copy of a record that is confirmed now. Word by word: else it is a loop over
-    /// bytes in the kernel.
+    /// Makes this a copy of a record that is confirmed now.
     #[inline(always)]
     pub fn confirm(&mut self, opening: &Self) {
-        self.client = opening.client.by_words();
-        self.frontend = opening.frontend.by_words();
-        self.snat = opening.snat.by_words();
-        self.client_port = opening.client_port;
-        self.frontend_port = opening.frontend_port;
-        self.backend = opening.backend;
-        self.seen_tick = opening.seen_tick;
+        self.copy(opening);
         let marked = opening.phase().marked_ticks(opening.protocol);
         self.expires_tick = opening.expires_tick.wrapping_add(marked);
-        self.forward = opening.forward.by_words();
-        self.reply = opening.reply.by_words();
-        self.answered = opening.answered;
-        self.ends = opening.ends;
-        self.protocol = opening.protocol;
-        self.pinned = opening.pinned;
-        self.stale = opening.stale;
         self.confirmed = confirmed::YES;
-        self.ack = opening.ack;
-        self.ack_slack = opening.ack_slack;
+    }
+
+    /// Makes this a copy of another record. Word by word: else it is a loop over bytes in the kernel.
+    #[inline(always)]
+    pub fn copy(&mut self, other: &Self) {
+        self.client = other.client.by_words();
+        self.frontend = other.frontend.by_words();
+        self.snat = other.snat.by_words();
+        self.client_port = other.client_port;
+        self.frontend_port = other.frontend_port;
+        self.backend = other.backend;
+        self.seen_tick = other.seen_tick;
+        self.expires_tick = other.expires_tick;
+        self.forward = other.forward.by_words();
+        self.reply = other.reply.by_words();
+        self.answered = other.answered;
+        self.ends = other.ends;
+        self.protocol = other.protocol;
+        self.pinned = other.pinned;
+        self.stale = other.stale;
+        self.confirmed = other.confirmed;
+        self.ack = other.ack;
+        self.ack_slack = other.ack_slack;
     }
 
     /// Whether a packet with this forward tuple belongs to this connection.
@@ -237,11 +245,9 @@ impl Flow {
     pub fn is_owned_by(&self, tuple: &Tuple) -> bool {
         let ports = u32::from(self.client_port ^ tuple.src_port)
             | u32::from(self.frontend_port ^ tuple.dst_port);
-        let differ = |a: Addr, b: Addr| {
-            let ([a0, a1, a2, a3], [b0, b1, b2, b3]) = (a.to_wire_words(), b.to_wire_words());
-            (a0 ^ b0) | (a1 ^ b1) | (a2 ^ b2) | (a3 ^ b3)
-        };
-        ports | differ(self.client, tuple.src) | differ(self.frontend, tuple.dst) == 0
+        let clients = self.client.differs_from(tuple.src);
+        let frontends = self.frontend.differs_from(tuple.dst);
+        ports | clients | frontends == 0
     }
 
     /// Whether a packet for which no record was found goes on by this one: it is its flow's after all. A

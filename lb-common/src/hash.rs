@@ -6,7 +6,7 @@ use crate::Addr;
 pub const GOLDEN: u32 = 0x9e37_79b1;
 
 /// The odd multiplier of splitmix64's first round, a well-mixing 64-bit constant.
-const MULTIPLIER: u64 = 0xbf58_476d_1ce4_e5b9;
+pub(crate) const MULTIPLIER: u64 = 0xbf58_476d_1ce4_e5b9;
 
 /// One round: takes a word into a state.
 #[inline(always)]
@@ -15,8 +15,9 @@ pub(crate) fn mix(state: u64, word: u64) -> u64 {
     product ^ (product >> 32)
 }
 
+/// The upper and the lower half of an address, as they lie in memory.
 #[inline(always)]
-fn halves(addr: Addr) -> (u64, u64) {
+pub(crate) fn halves(addr: Addr) -> (u64, u64) {
     let [a, b, c, d] = addr.to_wire_words();
     (
         u64::from(a) | u64::from(b) << 32,

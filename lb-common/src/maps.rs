@@ -5,7 +5,7 @@ use crate::{
     Frontend, FrontendKey, Held, HeldKey, Interface, Pin, PinKey, ServiceNets, Slot, SourceRange,
     Vip, addresses,
     drops::Event,
-    flow::Marks,
+    flow::{Marks, opening},
     frontend::index::{Bucket, Listed},
     known,
     socket::{SocketKey, SocketPeer},
@@ -20,7 +20,7 @@ pub const LAYOUT_VERSION: u32 = if cfg!(feature = "lab-layout") {
 
 /// Version of the layout that is shipped. Raise it with any change of a key, a value or their
 /// meaning, and keep the former layout in `lb-agent/src/dataplane/bpf/layout`.
-pub const SHIPPED_LAYOUT_VERSION: u32 = 3;
+pub const SHIPPED_LAYOUT_VERSION: u32 = 4;
 
 /// Version of the layout that only a test's build has; far from any that will be shipped.
 pub const LAB_LAYOUT_VERSION: u32 = 1_000_000;
@@ -37,8 +37,10 @@ pub const BACKENDS_MAX: usize = 131_072;
 pub const SLOTS_MAX: usize = 1 << 22;
 /// Default capacity of `FLOWS`.
 pub const FLOWS_MAX: usize = 524_288;
-/// Default capacity of `OPENING`.
+/// Default capacity of `OPENING`: 22 MB.
 pub const OPENING_MAX: usize = 131_072;
+/// Default capacity of `OPENING_WORDS`: 1 MB.
+pub const OPENING_LINES: usize = opening::lines(OPENING_MAX as u32) as usize;
 /// Default capacity of `ESTABLISHED`: 4 MB.
 pub const ESTABLISHED_MAX: usize = mark_buckets(FLOWS_MAX as u32) as usize;
 /// Default capacity of `KNOWN`: a quarter of a megabyte.
@@ -101,6 +103,8 @@ pub const BACKENDS: &str = "BACKENDS";
 pub const FLOWS: &str = "FLOWS";
 /// One record a connection before that: a flood displaces those that are used least.
 pub const OPENING: &str = "OPENING";
+/// Whose records those are.
+pub const OPENING_WORDS: &str = "OPENING_WORDS";
 /// Marks of connections whose clients' next segments need no record.
 pub const ESTABLISHED: &str = "ESTABLISHED";
 /// Which keys `FLOWS`, `PINS` and `OPENING_PINS` can have.
@@ -193,6 +197,12 @@ impl MapSpec {
         }
     }
 
+    /// Whether its elements are records that `OPENING_WORDS` says the owners of: so it is since the fourth layout.
+    #[must_use]
+    pub fn has_words(&self) -> bool {
+        self.name == OPENING && self.kind == Kind::Array as u32
+    }
+
     const fn with(self, flag: u32) -> Self {
         Self {
             flags: self.flags | flag,
@@ -202,14 +212,15 @@ impl MapSpec {
 }
 
 /// Every map of the object.
-pub const SPECS: [MapSpec; 24] = [
+pub const SPECS: [MapSpec; 25] = [
     MapSpec::new::<FrontendKey, Frontend>(FRONTENDS, Kind::Hash, FRONTENDS_MAX),
     MapSpec::new::<u32, Slot>(SLOTS, Kind::Array, SLOTS_MAX).with(MMAPABLE),
     MapSpec::new::<u32, Backend>(BACKENDS, Kind::Array, BACKENDS_MAX),
     MapSpec::new::<u32, Bucket>(FRONTEND_INDEX, Kind::Array, FRONTEND_INDEX_MAX).with(MMAPABLE),
     MapSpec::new::<u32, Listed>(FRONTEND_COPIES, Kind::Array, FRONTEND_COPIES_MAX).with(MMAPABLE),
     MapSpec::new::<FlowKey, Flow>(FLOWS, Kind::Hash, FLOWS_MAX),
-    MapSpec::new::<FlowKey, Flow>(OPENING, Kind::LruHash, OPENING_MAX),
+    MapSpec::new::<u32, opening::Record>(OPENING, Kind::Array, OPENING_MAX).with(MMAPABLE),
+    MapSpec::new::<u32, opening::Line>(OPENING_WORDS, Kind::Array, OPENING_LINES).with(MMAPABLE),
     MapSpec::new::<u32, Marks>(ESTABLISHED, Kind::Array, ESTABLISHED_MAX),
     MapSpec::new::<u32, u64>(KNOWN, Kind::Array, KNOWN_MAX).with(MMAPABLE),
     MapSpec::new::<PinKey, Pin>(PINS, Kind::LruHash, PINS_MAX),

@@ -15,150 +15,12 @@
 //! the claims. Reads of the record must not be moved behind that of the second word: on x86 they are not; elsewhere it
 //! takes a barrier, and programs have none.
 
-use core::{array, hint::black_box};
+use core::array;
 
-/// What a way's word says. From the lowest bit: a number that each claim counts up (16), when it was claimed or
-/// [touched](touch) (20), whether it is a claim (1), whether it is [kept](keep) (1), and the tag (26), of which 0 is
-/// nobody's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Word(pub u64);
+mod word;
 
-const NUMBER: u64 = (1 << STAMP_SHIFT) - 1;
-const STAMP_SHIFT: u32 = 16;
-const STAMP_BITS: u32 = 20;
-const STAMP: u64 = (1 << STAMP_BITS) - 1;
-const CLAIM: u64 = 1 << (STAMP_SHIFT + STAMP_BITS);
-const KEPT: u64 = CLAIM << 1;
-const TAG_SHIFT: u32 = STAMP_SHIFT + STAMP_BITS + 2;
-const TAG_BITS: u32 = 26;
-
-const _: () = assert!(TAG_SHIFT + TAG_BITS == u64::BITS);
-
-impl Word {
-    /// Of a way that was never used.
-    pub const FREE: Self = Self(0);
-
-    /// What this way's word is when it is claimed.
-    #[inline(always)]
-    #[must_use]
-    pub fn claimed(self, tag: Tag, tick: u64) -> Self {
-        let number = self.0.wrapping_add(1) & NUMBER;
-        Self(number | (tick & STAMP) << STAMP_SHIFT | CLAIM | u64::from(tag.0) << TAG_SHIFT)
-    }
-
-    /// A claim whose record is written.
-    #[inline(always)]
-    #[must_use]
-    pub fn published(self) -> Self {
-        Self(self.0 & !CLAIM)
-    }
-
-    /// A claim that is not to be published.
-    #[inline(always)]
-    #[must_use]
-    pub fn revoked(self) -> Self {
-        Self(self.0 & ((1 << TAG_SHIFT) - 1))
-    }
-
-    /// Nobody's.
-    #[inline(always)]
-    #[must_use]
-    pub fn freed(self) -> Self {
-        Self(self.revoked().published().0 & !KEPT)
-    }
-
-    /// The same, not to be displaced.
-    #[inline(always)]
-    #[must_use]
-    pub fn kept(self) -> Self {
-        Self(self.0 | KEPT)
-    }
-
-    /// The same at another time.
-    #[inline(always)]
-    #[must_use]
-    pub fn touched(self, tick: u64) -> Self {
-        Self(self.0 & !(STAMP << STAMP_SHIFT) | (tick & STAMP) << STAMP_SHIFT)
-    }
-
-    /// Whether the record is being written.
-    #[inline(always)]
-    #[must_use]
-    pub fn is_claimed(self) -> bool {
-        self.0 & CLAIM != 0
-    }
-
-    /// Whether nobody may displace the record.
-    #[inline(always)]
-    #[must_use]
-    pub fn is_kept(self) -> bool {
-        self.0 & KEPT != 0
-    }
-
-    /// Whether the record is there.
-    #[inline(always)]
-    #[must_use]
-    pub fn is_published(self) -> bool {
-        !self.is_claimed() && !self.is_free()
-    }
-
-    /// Whether the way is nobody's.
-    #[inline(always)]
-    #[must_use]
-    pub fn is_free(self) -> bool {
-        self.0 < CLAIM
-    }
-
-    /// Whether it is of this tag, claimed or published.
-    #[inline(always)]
-    #[must_use]
-    pub fn has(self, tag: Tag) -> bool {
-        self.0 >> TAG_SHIFT == u64::from(tag.0)
-    }
-
-    /// Whose it is; nobody's is 0.
-    #[must_use]
-    pub fn tag(self) -> u32 {
-        (self.0 >> TAG_SHIFT) as u32
-    }
-
-    /// How long ago in ticks it was claimed or touched, at most half of what a stamp can tell apart. Ticks of different
-    /// CPUs may be apart: what was touched in a moment was touched now.
-    #[inline(always)]
-    fn age(self, tick: u64) -> u64 {
-        let age = tick.wrapping_sub(self.0 >> STAMP_SHIFT) & STAMP;
-        age & black_box(age >> (STAMP_BITS - 1)).wrapping_sub(1)
-    }
-
-    /// How gladly a way is given to somebody else at `tick`, the larger the more: a free one most, then the
-    /// one that was touched first; 0 is not at all.
-    #[inline(always)]
-    fn rank(self, tick: u64) -> u64 {
-        let age = self.age(tick) + 1;
-        let is_free = 1 - is_any(self.0 >> TAG_SHIFT);
-        // The two lowest bits say whether it is claimed and whether it is kept.
-        let flags = self.0 / CLAIM;
-        let stays = black_box((flags | flags >> 1) & 1);
-        (age | is_free << (STAMP_BITS + 1)) & stays.wrapping_sub(1)
-    }
-
-    /// 1 if it is of this tag and published, else 0.
-    #[inline(always)]
-    fn is_published_of(self, tag: Tag) -> u64 {
-        let differs = (self.0 ^ u64::from(tag.0) << TAG_SHIFT) & !(KEPT | (CLAIM - 1));
-        1 - is_any(differs)
-    }
-
-    /// 1 if it is of this tag, claimed or published, else 0.
-    #[inline(always)]
-    fn is_of(self, tag: Tag) -> u64 {
-        1 - is_any(self.0 >> TAG_SHIFT ^ u64::from(tag.0))
-    }
-}
-
-/// What stands for a key in the words of its bucket; not 0. Keys that share bucket and tag exclude each other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tag(u32);
+use self::word::TAG_BITS;
+pub use self::word::{Tag, Word};
 
 /// Where the record of a key may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -189,16 +51,22 @@ pub trait Words<const WAYS: usize> {
     /// Replaces a word if it still is `from`; whether it was. Then it is a full barrier, as BPF's `cmpxchg` is: nothing is
     /// moved across it.
     fn exchange(&self, way: usize, from: Word, to: Word) -> bool;
+    /// The same number, of which the optimiser knows nothing: where it would see a comparison, there would be a branch, and
+    /// the verifier follows every one on its own.
+    #[inline(always)]
+    fn hide(bits: u64) -> u64 {
+        bits
+    }
 }
 
-/// Who may be displaced by an insertion. Stamps tell 2^19 ticks apart: what is not touched for longer may be taken for
-/// newer than it is.
+/// Who may be displaced by an insertion. Stamps tell a million ticks apart: what is not touched for longer is taken for
+/// newer than it is, unless somebody has [held it back](Word::held_back) meanwhile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Displace {
+    /// The one that was touched first.
+    First,
     /// Nobody.
     Nobody,
-    /// The one that was touched first, of those that are not kept.
-    First,
 }
 
 /// Why a record was not inserted.
@@ -228,13 +96,13 @@ fn all<const WAYS: usize>(bucket: &impl Words<WAYS>) -> [Word; WAYS] {
 
 /// The way of a published tag, and its word.
 #[inline(always)]
-pub fn find<const WAYS: usize>(bucket: &impl Words<WAYS>, tag: Tag) -> Option<(usize, Word)> {
+pub fn find<B: Words<WAYS>, const WAYS: usize>(bucket: &B, tag: Tag) -> Option<(usize, Word)> {
     // The way and a bit above it at once: each by itself would lie on the small stack.
     let found = WAYS.next_power_of_two();
     let mut at = 0;
     for way in 0..WAYS {
         // Multiplied: where a mask meets a constant, the verifier of Linux 6.18 follows both outcomes.
-        let is_it = black_box(bucket.word(way).is_published_of(tag));
+        let is_it = B::hide(bucket.word(way).is_published_of(tag, B::hide));
         at |= is_it.wrapping_mul((found | way) as u64);
     }
     if at == 0 {
@@ -246,104 +114,179 @@ pub fn find<const WAYS: usize>(bucket: &impl Words<WAYS>, tag: Tag) -> Option<(u
     (word.has(tag) && !word.is_claimed()).then_some((way, word))
 }
 
+/// Whether somebody has claimed a way for this tag, and has neither published nor given it up.
+#[inline(always)]
+pub fn is_claimed<B: Words<WAYS>, const WAYS: usize>(bucket: &B, tag: Tag) -> bool {
+    let mut claims = 0;
+    for way in 0..WAYS {
+        claims |= bucket.word(way).is_claimed_of(tag, B::hide);
+    }
+    claims != 0
+}
+
 /// Inserts a record: `write` is told where, and writes all of it. It must not panic: what is claimed would stay so.
 #[inline(always)]
-pub fn insert<const WAYS: usize>(
-    bucket: &impl Words<WAYS>,
+pub fn insert<B: Words<WAYS>, const WAYS: usize>(
+    bucket: &B,
     tag: Tag,
     tick: u64,
     displace: Displace,
     write: impl FnOnce(usize),
 ) -> Insertion {
-    const { assert!(WAYS > 0 && WAYS <= 64) };
-    let refused = |result, has_displaced| Insertion {
-        result: Err(result),
-        has_displaced,
-    };
-    let mut word = Word::FREE;
-    let claimed = claim(bucket, tag, tick, displace, &mut word);
-    match claimed {
-        Claim::THERE => return refused(Refused::There, false),
-        Claim::NO_ROOM => return refused(Refused::NoRoom, false),
-        _ => {}
-    }
-    let (way, has_displaced) = (claimed.way(), claimed.has_displaced());
-    if !prevails(bucket, tag, way) {
-        give_up(bucket, way, word);
-        return refused(Refused::There, has_displaced);
-    }
-    write(way);
-    if !bucket.exchange(way, word, word.published()) {
-        give_up(bucket, way, word);
-        return refused(Refused::There, has_displaced);
-    }
+    let claim = begin(bucket, tag, tick, displace);
+    let result = claim.result().and_then(|way| {
+        write(way);
+        publish(bucket, tag, way)
+            .then_some(way)
+            .ok_or(Refused::There)
+    });
     Insertion {
-        result: Ok(way),
-        has_displaced,
+        result,
+        has_displaced: claim.has_displaced(),
     }
 }
 
+/// Claims a way for a record. It is this caller's to write, until he [publishes](publish) it.
+#[inline(always)]
+pub fn begin<B: Words<WAYS>, const WAYS: usize>(
+    bucket: &B,
+    tag: Tag,
+    tick: u64,
+    displace: Displace,
+) -> Claim {
+    begin_by(
+        || claim(bucket, tag, tick, displace),
+        |way| confirm(bucket, tag, way),
+    )
+}
+
+/// The same by its parts, [`claim`] and [`confirm`].
+#[inline(always)]
+pub fn begin_by(claim: impl Fn() -> Claim, confirm: impl Fn(usize) -> bool) -> Claim {
+    for _ in 0..TRIES {
+        let claim = claim();
+        if claim.is_outrun() {
+            continue;
+        }
+        let Ok(way) = claim.result() else {
+            return claim;
+        };
+        return if confirm(way) { claim } else { claim.refused() };
+    }
+    Claim::NONE
+}
+
+/// Publishes the record that was written where a way was claimed; false if it had to give way to another one.
+#[inline(always)]
+pub fn publish<B: Words<WAYS>, const WAYS: usize>(bucket: &B, tag: Tag, way: usize) -> bool {
+    let word = bucket.word(way);
+    let is_published = word.has(tag) && bucket.exchange(way, word, word.published());
+    if !is_published {
+        give_up(bucket, tag, way);
+    }
+    is_published
+}
+
 /// What came of a claim, in one number: what is returned by memory lies on the small stack.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Claim(u32);
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Claim(pub u32);
 
 impl Claim {
-    const THERE: Self = Self(1 << 8);
-    const NO_ROOM: Self = Self(2 << 8);
-    const DISPLACED: u32 = 4 << 8;
+    /// Of nobody: there is no room.
+    pub const NONE: Self = Self(Self::NO_ROOM);
 
+    const THERE: u32 = 1 << 8;
+    const NO_ROOM: u32 = 2 << 8;
+    const DISPLACED: u32 = 4 << 8;
+    /// Somebody else has exchanged the word of the way that was chosen.
+    const OUTRUN: u32 = 8 << 8;
+
+    #[inline(always)]
     fn of(way: usize, before: Word) -> Self {
         let displaced = u32::from(!before.is_free()) * Self::DISPLACED;
         Self(way as u32 | displaced)
     }
 
-    fn way(self) -> usize {
-        (self.0 & 0xff) as usize
+    #[inline(always)]
+    fn refused(self) -> Self {
+        Self(self.0 | Self::THERE)
     }
 
-    fn has_displaced(self) -> bool {
+    #[inline(always)]
+    const fn is_outrun(self) -> bool {
+        self.0 & Self::OUTRUN != 0
+    }
+
+    /// The way, or why there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`]
+    #[inline(always)]
+    pub fn result(self) -> Result<usize, Refused> {
+        if self.0 & Self::THERE != 0 {
+            Err(Refused::There)
+        } else if self.0 & Self::NO_ROOM != 0 {
+            Err(Refused::NoRoom)
+        } else {
+            Ok((self.0 & 0xff) as usize)
+        }
+    }
+
+    /// Whether another record had to go for it.
+    #[inline(always)]
+    #[must_use]
+    pub fn has_displaced(self) -> bool {
         self.0 & Self::DISPLACED != 0
     }
 }
 
-/// Claims a way: which, and as which `word`. Out of line: the stack of all calls together is small.
-#[inline(never)]
-fn claim<const WAYS: usize>(
-    bucket: &impl Words<WAYS>,
+/// Claims a way, which is [confirmed](confirm) or given up then.
+#[inline(always)]
+pub fn claim<B: Words<WAYS>, const WAYS: usize>(
+    bucket: &B,
     tag: Tag,
     tick: u64,
     displace: Displace,
-    word: &mut Word,
 ) -> Claim {
-    for _ in 0..TRIES {
-        let mut is_there = 0;
-        let (mut best, mut before) = (0, 0);
-        for way in 0..WAYS {
-            let word = bucket.word(way);
-            is_there |= word.is_of(tag);
-            let rank = word.rank(tick) << 8 | way as u64;
-            let is_better = black_box(is_less(best, rank));
-            best ^= (best ^ rank) & is_better;
-            before ^= (before ^ word.0) & is_better;
-        }
-        if is_there != 0 {
-            return Claim::THERE;
-        }
-        let (way, before) = ((best & 0xff) as usize % WAYS, Word(before));
-        let may_go = displace == Displace::First && best >> 8 != 0;
-        if !before.is_free() && !may_go {
-            return Claim::NO_ROOM;
-        }
-        *word = before.claimed(tag, tick);
-        if bucket.exchange(way, before, *word) {
-            return Claim::of(way, before);
-        }
+    const { assert!(WAYS > 0 && WAYS <= 64) };
+    let mut is_there = 0;
+    let (mut best, mut before) = (0, 0);
+    for way in 0..WAYS {
+        let word = bucket.word(way);
+        is_there |= word.is_of(tag, B::hide);
+        let rank = word.rank(tick, B::hide) << 8 | way as u64;
+        let is_better = B::hide(is_less(best, rank, B::hide));
+        best ^= (best ^ rank) & is_better;
+        before ^= (before ^ word.0) & is_better;
     }
-    Claim::NO_ROOM
+    if is_there != 0 {
+        return Claim(Claim::THERE);
+    }
+    let (way, before) = ((best & 0xff) as usize % WAYS, Word(before));
+    let may_go = displace == Displace::First && best >> 8 != 0;
+    if !before.is_free() && !may_go {
+        return Claim::NONE;
+    }
+    if bucket.exchange(way, before, before.claimed(tag, tick)) {
+        Claim::of(way, before)
+    } else {
+        Claim(Claim::OUTRUN)
+    }
 }
 
-/// Whether a claim goes before all others of its tag. Out of line, as [`claim`].
-#[inline(never)]
+/// Whether a claim stands. One that has to give way to another one is given up.
+#[inline(always)]
+pub fn confirm<B: Words<WAYS>, const WAYS: usize>(bucket: &B, tag: Tag, way: usize) -> bool {
+    let stands = prevails(bucket, tag, way);
+    if !stands {
+        give_up(bucket, tag, way);
+    }
+    stands
+}
+
+/// Whether a claim goes before all others of its tag.
+#[inline(always)]
 fn prevails<const WAYS: usize>(bucket: &impl Words<WAYS>, tag: Tag, way: usize) -> bool {
     let rivals = rivals(bucket, tag, way);
     rivals == 0 || outrivals(bucket, tag, way, rivals)
@@ -351,10 +294,10 @@ fn prevails<const WAYS: usize>(bucket: &impl Words<WAYS>, tag: Tag, way: usize) 
 
 /// Other ways with the tag, as bits.
 #[inline(always)]
-fn rivals<const WAYS: usize>(bucket: &impl Words<WAYS>, tag: Tag, mine: usize) -> u64 {
+fn rivals<B: Words<WAYS>, const WAYS: usize>(bucket: &B, tag: Tag, mine: usize) -> u64 {
     let mut rivals = 0;
     for way in 0..WAYS {
-        rivals |= bucket.word(way).is_of(tag) << way;
+        rivals |= bucket.word(way).is_of(tag, B::hide) << way;
     }
     rivals & !(1 << mine)
 }
@@ -388,10 +331,12 @@ fn outrivals<const WAYS: usize>(
 }
 
 /// Frees a way that was claimed, whether or not the claim was revoked meanwhile.
-fn give_up<const WAYS: usize>(bucket: &impl Words<WAYS>, way: usize, claim: Word) {
-    if !bucket.exchange(way, claim, claim.freed()) {
+#[inline(always)]
+fn give_up<B: Words<WAYS>, const WAYS: usize>(bucket: &B, tag: Tag, way: usize) {
+    let word = bucket.word(way);
+    if word.has(tag) && !bucket.exchange(way, word, word.freed()) || word.is_revoked() {
         // Nobody but its owner goes on from here.
-        bucket.exchange(way, claim.revoked(), claim.freed());
+        bucket.exchange(way, word.revoked(), word.freed());
     }
 }
 
@@ -410,35 +355,21 @@ pub fn touch<const WAYS: usize>(bucket: &impl Words<WAYS>, way: usize, word: Wor
     }
 }
 
-/// Keeps a record from being displaced, unless its word has changed since; whether it is kept. As with
-/// [`remove`], whoever has to be sure looks again.
-#[inline(always)]
-pub fn keep<const WAYS: usize>(bucket: &impl Words<WAYS>, way: usize, word: Word) -> bool {
-    word.is_published() && bucket.exchange(way, word, word.kept())
-}
-
 /// Frees what was claimed more than `ticks` ago, by somebody who is no more; how many ways that were. Whoever
 /// still writes that long after its claim, and then meets another one there, leaves half a record.
 pub fn clear<const WAYS: usize>(bucket: &impl Words<WAYS>, tick: u64, ticks: u64) -> usize {
     let words = all(bucket);
     let claimed = |&(way, word): &(usize, Word)| {
-        let is_left = word.is_claimed() && word.age(tick) > ticks;
+        let is_left = word.is_claimed() && word.is_older(tick, ticks);
         is_left && bucket.exchange(way, word, word.freed())
     };
     words.into_iter().enumerate().filter(claimed).count()
 }
 
-/// 1 if any bit is set, else 0. Without a comparison, which is hidden from the optimiser here and where it would see one
-/// else: the verifier follows every branch on its own, and there are several for each way.
-#[inline(always)]
-fn is_any(bits: u64) -> u64 {
-    black_box((bits | black_box(bits.wrapping_neg())) >> 63)
-}
-
 /// All bits if a number is less than another one, neither of them with its highest bit set; else none.
 #[inline(always)]
-fn is_less(a: u64, b: u64) -> u64 {
-    (a.wrapping_sub(b).cast_signed() >> 63).cast_unsigned()
+fn is_less(a: u64, b: u64, hide: impl Fn(u64) -> u64) -> u64 {
+    (hide(a.wrapping_sub(b)) >> 63).wrapping_neg()
 }
 
 /// The number of the lowest bit of a set that is not empty, of 64 at most; by halves, since BPF has no instruction for it.

@@ -21,9 +21,9 @@ use crate::{
     index, known,
     maps::{
         self, ADDRESSES, AFFINITY, BACKENDS, CONFIG, COUNTERS, FLOWS, FRAGMENTS, INTERFACES,
-        OPENING, OPENING_PINS, PINS, ROUTES, SERVICE_NETS, SLOTS, VIPS,
+        OPENING_PINS, PINS, ROUTES, SERVICE_NETS, SLOTS, VIPS,
     },
-    marks,
+    marks, opening,
 };
 
 /// `EEXIST` as helpers return it.
@@ -188,7 +188,7 @@ impl<C, P> FlowStore for Run<C, P> {
     fn look_up(&mut self, key: &FlowKey) -> Option<&mut Flow> {
         let flow = FLOWS
             .get_ptr_mut(key)
-            .or_else(|| OPENING.get_ptr_mut(key))
+            .or_else(|| opening::get(key))
             // Another CPU may have promoted it between the two.
             .or_else(|| FLOWS.get_ptr_mut(key));
         in_place(flow)
@@ -201,17 +201,17 @@ impl<C, P> FlowStore for Run<C, P> {
         } else {
             FLOWS.get_ptr_mut(key)
         };
-        in_place(kept.or_else(|| OPENING.get_ptr_mut(key)))
+        in_place(kept.or_else(|| opening::get(key)))
     }
 
     #[inline(always)]
     fn insert_if_absent(&mut self, key: &FlowKey, flow: &Flow) -> bool {
-        if OPENING.insert(key, flow, u64::from(BPF_NOEXIST)).is_err() {
+        if !opening::insert(key, flow) {
             return false;
         }
         // Afterwards: whoever asks has found none, but another CPU may have promoted one since.
         if known::may_have_flow(key) && FLOWS.get_ptr(key).is_some() {
-            let _ = OPENING.remove(key);
+            opening::remove(key);
             return false;
         }
         true
@@ -227,20 +227,20 @@ impl<C, P> FlowStore for Run<C, P> {
             Err(error) if error == EEXIST => {}
             Err(_) => return false,
         }
-        let _ = OPENING.remove(key);
+        opening::remove(key);
         true
     }
 
     #[inline(always)]
     fn displace(&mut self, key: &FlowKey) {
         // An absent record is what the caller wants; a promoted one stays.
-        let _ = OPENING.remove(key);
+        opening::remove(key);
     }
 
     #[inline(always)]
     fn remove(&mut self, key: &FlowKey) {
         // In this order: one that another CPU promotes meanwhile is found.
-        let found = OPENING.get_ptr_mut(key).or_else(|| {
+        let found = opening::get(key).or_else(|| {
             let may_be_kept = known::may_have_flow(key);
             if may_be_kept {
                 FLOWS.get_ptr_mut(key)
@@ -253,7 +253,7 @@ impl<C, P> FlowStore for Run<C, P> {
             return;
         };
         let client = (flow.client.by_words(), flow.client_port);
-        let _ = OPENING.remove(key);
+        opening::remove(key);
         let _ = FLOWS.remove(key);
         self.remove_marks(client);
     }

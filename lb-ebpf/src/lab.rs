@@ -2,9 +2,10 @@
 #![no_std]
 #![no_main]
 // The compiler offers no atomic operations for BPF, but for these.
-#![feature(core_intrinsics)]
+#![feature(asm_experimental_arch, core_intrinsics)]
 #![allow(internal_features, reason = "see above")]
 
+mod bucket;
 mod drive;
 mod reference;
 

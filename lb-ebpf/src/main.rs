@@ -2,7 +2,7 @@
 #![no_std]
 #![no_main]
 // The compiler offers no atomic operations for BPF, but for these.
-#![feature(core_intrinsics)]
+#![feature(asm_experimental_arch, core_intrinsics)]
 #![allow(internal_features, reason = "see above")]
 #![deny(
     clippy::expect_used,
@@ -12,6 +12,7 @@
 )]
 
 mod answer;
+mod bucket;
 mod drops;
 mod fib;
 mod held;
@@ -21,6 +22,7 @@ mod known;
 mod linear;
 mod maps;
 mod marks;
+mod opening;
 mod skb;
 mod slow;
 mod sock;

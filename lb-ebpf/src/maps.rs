@@ -15,7 +15,7 @@ use lb_common::{
     FragmentKey, Fragments, Frontend, FrontendKey, Held, HeldKey, Interface, Pin, PinKey,
     ServiceNets, Slot, SourceRange, Vip, addresses,
     drops::Event,
-    flow::{CachedRoute, Marks},
+    flow::{CachedRoute, Marks, opening},
     frontend::index::{Bucket, Listed},
     maps,
     path::Scratch,
@@ -45,7 +45,17 @@ pub(crate) static BACKENDS: Array<Backend, { maps::BACKENDS_MAX }> = Array::new(
 #[btf_map]
 pub(crate) static FLOWS: HashMap<FlowKey, Flow, { maps::FLOWS_MAX }> = HashMap::new();
 #[btf_map]
-pub(crate) static OPENING: LruHashMap<FlowKey, Flow, { maps::OPENING_MAX }> = LruHashMap::new();
+pub(crate) static OPENING: Array<
+    opening::Record,
+    { maps::OPENING_MAX },
+    { maps::MMAPABLE as usize },
+> = Array::new();
+#[btf_map]
+pub(crate) static OPENING_WORDS: Array<
+    opening::Line,
+    { maps::OPENING_LINES },
+    { maps::MMAPABLE as usize },
+> = Array::new();
 #[btf_map]
 pub(crate) static ESTABLISHED: Array<Marks, { maps::ESTABLISHED_MAX }> = Array::new();
 #[btf_map]
@@ -171,3 +181,9 @@ pub(crate) static CONFIG: Global<DatapathConfig> = Global::new(DatapathConfig::D
 /// lies on the stack.
 #[unsafe(no_mangle)]
 pub(crate) static KNOWN_WORDS: Global<u32> = Global::new(0);
+
+/// Buckets of `OPENING`, and the seed by which flows are found there. By themselves, as `KNOWN_WORDS` is.
+#[unsafe(no_mangle)]
+pub(crate) static OPENING_BUCKETS: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+pub(crate) static OPENING_SEED: Global<u64> = Global::new(0);

@@ -33,9 +33,6 @@ const WAYS: usize = 8;
 const RECORD: usize = 21;
 /// Words of it that are the key.
 const KEY: usize = 6;
-/// Words of a bucket.
-const BUCKET: usize = WAYS + WAYS * RECORD;
-
 /// What each processor is told.
 pub(crate) const HAMMERS: &str = "WAYS_HAMMER";
 /// The program that does something by chance.
@@ -105,12 +102,14 @@ struct Raw(Hammer);
 unsafe impl aya::Pod for Raw {}
 
 /// A bucket, as programs change it.
-struct Bucket<'a>(&'a [AtomicU64]);
+struct Bucket<'a> {
+    words: &'a [AtomicU64],
+    records: &'a [AtomicU64],
+}
 
 impl Bucket<'_> {
     fn record(&self, way: usize) -> &[AtomicU64] {
-        let (_, records) = self.0.split_at(WAYS);
-        &records[way * RECORD..][..RECORD]
+        &self.records[way * RECORD..][..RECORD]
     }
 
     fn write(&self, way: usize, key: u64, number: u64) {
@@ -130,12 +129,12 @@ impl Bucket<'_> {
 
 impl Words<WAYS> for Bucket<'_> {
     fn word(&self, way: usize) -> Word {
-        Word(self.0[way].load(Acquire))
+        Word(self.words[way].load(Acquire))
     }
 
     fn exchange(&self, way: usize, from: Word, to: Word) -> bool {
         fence(SeqCst);
-        let result = self.0[way].compare_exchange(from.0, to.0, SeqCst, SeqCst);
+        let result = self.words[way].compare_exchange(from.0, to.0, SeqCst, SeqCst);
         fence(SeqCst);
         result.is_ok()
     }
@@ -170,6 +169,7 @@ pub struct Seen {
 pub struct Table {
     ebpf: Ebpf,
     words: Mapped<u64>,
+    records: Mapped<u64>,
     mask: u64,
     buckets: u32,
 }
@@ -182,17 +182,16 @@ impl Table {
     pub fn load(buckets: u32, keys: u64) -> Result<Self> {
         ensure!(keys.is_power_of_two(), "{keys} is no power of two");
         let mut ebpf = EbpfLoader::new()
-            .map_max_entries("WAYS_TABLE", buckets)
+            .map_max_entries("WAYS_WORDS", buckets)
+            .map_max_entries("WAYS_TABLE", buckets * WAYS as u32)
             .load(object::LAB)
             .context("load the lab's object")?;
         let program: &mut Xdp = ebpf.program_mut(HAMMER).context(HAMMER)?.try_into()?;
         program.load().context(HAMMER)?;
-        let Some(Map::Array(table)) = ebpf.map("WAYS_TABLE") else {
-            return Err(anyhow!("WAYS_TABLE is no array"));
-        };
-        let words = Mapped::new(table.fd().as_fd(), buckets as usize * BUCKET);
+        let ways = buckets as usize * WAYS;
         let mut table = Self {
-            words: words.context("map WAYS_TABLE")?,
+            words: mapped(&ebpf, "WAYS_WORDS", ways)?,
+            records: mapped(&ebpf, "WAYS_TABLE", ways * RECORD)?,
             ebpf,
             mask: keys - 1,
             buckets,
@@ -240,7 +239,11 @@ impl Table {
     }
 
     fn bucket(&self, index: u32) -> Bucket<'_> {
-        Bucket(&self.words.words()[index as usize * BUCKET..][..BUCKET])
+        let index = index as usize;
+        Bucket {
+            words: &self.words.words()[index * WAYS..][..WAYS],
+            records: &self.records.words()[index * WAYS * RECORD..][..WAYS * RECORD],
+        }
     }
 
     /// Inserts or removes a key by chance, by the same rules as the programs.
@@ -293,4 +296,12 @@ impl Table {
             seen.doubled += u64::from(!tags.insert(word.tag()));
         }
     }
+}
+
+/// The words of an array.
+fn mapped(ebpf: &Ebpf, name: &str, len: usize) -> Result<Mapped<u64>> {
+    let Some(Map::Array(array)) = ebpf.map(name) else {
+        return Err(anyhow!("{name} is no array"));
+    };
+    Mapped::new(array.fd().as_fd(), len).with_context(|| format!("map {name}"))
 }

@@ -3,6 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use lb_common::{
+    flow::opening,
     known,
     maps::{self, MapSpec},
 };
@@ -124,15 +125,16 @@ impl Capacities {
             maps::FLOWS => self.flows,
             maps::KNOWN => known::elements(self.flows),
             maps::ESTABLISHED => maps::mark_buckets(self.flows),
-            maps::OPENING | maps::OPENING_PINS => self.opening,
+            // In whole buckets.
+            maps::OPENING => opening::records(self.opening),
+            maps::OPENING_WORDS => opening::lines(opening::records(self.opening)),
+            maps::OPENING_PINS => self.opening,
             _ => spec.max_entries,
         };
-        maps::SPECS
-            .iter()
-            .map(|spec| MapSpec {
-                max_entries: capacity(spec),
-                ..*spec
-            })
-            .collect()
+        let spec = |spec: &MapSpec| MapSpec {
+            max_entries: capacity(spec),
+            ..*spec
+        };
+        maps::SPECS.iter().map(spec).collect()
     }
 }

@@ -476,9 +476,18 @@ mod tests {
     fn capacities_are_those_of_the_flags() {
         let flags = ["--flows-max", "77", "--opening-max", "7"];
         let specs = options(&flags).capacities.specs();
-        for (map, capacity) in [(maps::FLOWS, 77), (maps::OPENING, 7)] {
+        for (map, capacity) in [(maps::FLOWS, 77), (maps::OPENING, 8)] {
             let spec = specs.iter().find(|spec| spec.name == map);
             assert_eq!(spec.map(|spec| spec.max_entries), Some(capacity));
+        }
+    }
+
+    #[test]
+    fn a_map_without_room_is_refused() {
+        for flag in ["--frontends-max", "--flows-max", "--opening-max"] {
+            let line = ["lb-agent", "run", flag, "0"];
+            let error = Cli::try_parse_from(line).unwrap_err().to_string();
+            assert!(error.contains(flag), "{error}");
         }
     }
 

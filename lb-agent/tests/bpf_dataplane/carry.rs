@@ -3,23 +3,25 @@
 use std::{fs, path::Path, process::Command};
 
 use aya::{
-    maps::{HashMap, Map, MapData},
+    maps::{Array, HashMap, Map, MapData, MapError},
     programs::TcAttachType,
 };
 use bytemuck::Zeroable as _;
 use lb_agent::{
     dataplane::{
         Dataplane as _, Element, Observation,
-        bpf::{BpfDataplane, Error, Step},
+        bpf::{BpfDataplane, Error, Opening, Step},
     },
     interfaces::State,
 };
 use lb_common::{
     Addr, BackendRef, Flow, FlowKey, Role, Slot,
+    flow::opening::{self, WAYS},
     maps::{
-        BACKENDS, FLOWS, FRONTENDS, LAB_LAYOUT_VERSION, LAYOUT_VERSION, OPENING, SLOTS,
-        SOURCE_RANGES, VIPS,
+        BACKENDS, FLOWS, FRONTENDS, LAB_LAYOUT_VERSION, LAYOUT_VERSION, MMAPABLE, OPENING,
+        OPENING_WORDS, SLOTS, SOURCE_RANGES, VIPS,
     },
+    ways::{Place, Word},
 };
 
 use super::{
@@ -50,6 +52,9 @@ fn sized(
         for (name, size) in sizes {
             let mut maps = options.maps.iter_mut();
             maps.find(|spec| spec.name == *name).unwrap().max_entries = *size;
+            if *name == OPENING {
+                maps.next().unwrap().max_entries = opening::lines(*size);
+            }
         }
         options.stop_after = stop_after;
     })
@@ -126,13 +131,28 @@ const LARGER: [(&str, u32); 7] = [
     (SOURCE_RANGES, 2048),
 ];
 
+/// By what connections that open find their buckets.
+fn seed(pins: &PinDir) -> u64 {
+    let [seed, ..] = words_of_opening(pins).get(&0, 0).unwrap();
+    seed
+}
+
+fn words_of_opening(pins: &PinDir) -> Array<MapData, [u64; WAYS]> {
+    let path = pins
+        .0
+        .join(format!("v{LAYOUT_VERSION}/maps/{OPENING_WORDS}"));
+    let words = Map::from_map_data(MapData::from_pin(path).unwrap()).unwrap();
+    words.try_into().unwrap()
+}
+
 #[test]
 fn maps_grow_and_shrink_with_all_that_they_hold() {
     let pins = PinDir::new();
     let mut dataplane = pins.open();
     fill(&mut dataplane);
     put_flows(&pins);
-    let before = held(&dataplane);
+    let (before, seed_before) = (held(&dataplane), seed(&pins));
+    assert_ne!(seed_before, 0);
     drop(dataplane);
     let dataplane = sized(&pins, &LARGER, None).unwrap();
     assert_eq!(held(&dataplane), before);
@@ -140,11 +160,13 @@ fn maps_grow_and_shrink_with_all_that_they_hold() {
     assert_eq!((observed.frontends_max, observed.backends_max), (128, 512));
     assert_eq!(dataplane.slots().len(), 8192);
     assert_eq!(dataplane.kept(), []);
+    assert_eq!(seed(&pins), seed_before);
     assert_flows(&pins);
     assert_tidy(&pins);
     drop(dataplane);
     let dataplane = pins.open();
     assert_eq!(held(&dataplane), before);
+    assert_eq!(seed(&pins), seed_before);
     assert_eq!(dataplane.slots().len(), 4096);
     assert_flows(&pins);
     assert_tidy(&pins);
@@ -158,17 +180,41 @@ fn a_map_that_has_too_much_for_a_smaller_one_keeps_its_capacity() {
     put_flows(&pins);
     let before = held(&dataplane);
     drop(dataplane);
-    let sizes = [(BACKENDS, 100), (FLOWS, 19), (OPENING, 20), (SLOTS, 2002)];
+    let sizes = [(BACKENDS, 100), (FLOWS, 19), (OPENING, 32), (SLOTS, 2002)];
     let dataplane = sized(&pins, &sizes, None).unwrap();
     let kept: Vec<String> = dataplane.kept().iter().map(ToString::to_string).collect();
     let expected = [
         "SLOTS keeps its capacity of 4096: 2003 are taken, and 2002 are wanted",
         "BACKENDS keeps its capacity of 256: 101 are taken, and 100 are wanted",
         "FLOWS keeps its capacity of 1024: 20 are taken, and 19 are wanted",
+        "OPENING keeps its capacity of 1024: 20 are taken, and 32 are wanted",
     ];
     assert_eq!(kept, expected);
     assert_eq!(held(&dataplane), before);
     assert_flows(&pins);
+}
+
+/// A first start, or an end, was cut short between two maps.
+#[test]
+fn records_and_words_without_each_other_stand_in_nobodys_way() {
+    for (size, missing) in [
+        (1024, OPENING_WORDS),
+        (2048, OPENING_WORDS),
+        (1024, OPENING),
+        (2048, OPENING),
+    ] {
+        let pins = PinDir::new();
+        drop(sized(&pins, &[(OPENING, 1024)], None).unwrap());
+        put_flows(&pins);
+        let maps = pins.0.join(format!("v{LAYOUT_VERSION}/maps"));
+        fs::remove_file(maps.join(missing)).unwrap();
+        drop(sized(&pins, &[(OPENING, size)], None).unwrap());
+        let left = Opening::open(&maps.join(OPENING)).unwrap().unwrap();
+        assert_eq!(left.records(), [], "without {missing}");
+        put_flows(&pins);
+        drop(sized(&pins, &[(OPENING, size)], None).unwrap());
+        assert_flows(&pins);
+    }
 }
 
 /// Devices with all programs, and their state.
@@ -359,54 +405,103 @@ fn connections_take_the_ports_of_closed_ones_while_maps_are_carried_over() {
     });
 }
 
+/// Bytes, as they lie in a map.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct Bytes<const N: usize>([u8; N]);
+
+// SAFETY: an array of bytes has no padding and no invalid bit patterns.
+unsafe impl<const N: usize> aya::Pod for Bytes<N> {}
+
+const KEY: usize = size_of::<FlowKey>();
+const RECORD: usize = size_of::<Flow>();
 /// A record of the lab's layout: eight bytes, and one of ours.
-#[derive(Clone, Copy)]
-#[repr(transparent)]
-struct Longer([u8; size_of::<Flow>() + 8]);
+const LONGER: usize = RECORD + 8;
+/// A bucket of them.
+const PAIR: usize = KEY.next_multiple_of(8) + LONGER;
 
-// SAFETY: an array of bytes has no padding and no invalid bit patterns.
-unsafe impl aya::Pod for Longer {}
-
-#[derive(Clone, Copy)]
-#[repr(transparent)]
-struct Key([u8; size_of::<FlowKey>()]);
-
-// SAFETY: an array of bytes has no padding and no invalid bit patterns.
-unsafe impl aya::Pod for Key {}
-
-fn create(path: &Path, name: &str, kind: &str) -> HashMap<MapData, Key, Longer> {
-    let (key, value) = (size_of::<Key>(), size_of::<Longer>());
-    let sizes = format!("type {kind} key {key} value {value} entries 1024 name {name}");
+/// Makes a map in the place of another one.
+fn replace<T: TryFrom<Map, Error = MapError>>(path: &Path, looks: &str) -> T {
+    fs::remove_file(path).unwrap();
+    let name = path.file_name().unwrap().to_str().unwrap();
     let mut command = Command::new("bpftool");
     let command = command.args(["map", "create"]).arg(path);
-    let status = command.args(sizes.split(' ')).status().unwrap();
-    assert!(status.success(), "{kind}");
+    let command = command.args(looks.split(' ')).args(["name", name]);
+    assert!(command.status().unwrap().success(), "{looks}");
     let map = Map::from_map_data(MapData::from_pin(path).unwrap()).unwrap();
     map.try_into().unwrap()
 }
 
+fn of_hash<const N: usize>(kind: &str) -> String {
+    format!("type {kind} key {KEY} value {N} entries 1024")
+}
+
+fn seen_at(tick: u16) -> Flow {
+    Flow {
+        seen_tick: tick.into(),
+        ..Flow::zeroed()
+    }
+}
+
+fn longer(number: u16) -> [u8; LONGER] {
+    let mut value = [0xff; LONGER];
+    value[8..].copy_from_slice(bytemuck::bytes_of(&seen_at(number)));
+    value
+}
+
+/// A record of the lab's layout.
+fn pair(number: u16) -> [u8; PAIR] {
+    let mut pair = [0; PAIR];
+    pair[..KEY].copy_from_slice(bytemuck::bytes_of(&sweep::key(number)));
+    pair[KEY.next_multiple_of(8)..].copy_from_slice(&longer(number));
+    pair
+}
+
 /// Makes the pins those of the lab's layout.
-fn become_another_layout(pins: &PinDir) {
+fn become_the_labs(pins: &PinDir) {
     let ours = pins.0.join(format!("v{LAYOUT_VERSION}"));
-    for (name, kind, first) in [(FLOWS, "hash", 1), (OPENING, "lru_hash", 101)] {
-        let path = ours.join("maps").join(name);
-        fs::remove_file(&path).unwrap();
-        let mut map = create(&path, name, kind);
-        for number in first..first + 20 {
-            let mut flow = Flow::zeroed();
-            flow.seen_tick = u64::from(number);
-            let mut value = [0xff; size_of::<Flow>() + 8];
-            value[8..].copy_from_slice(bytemuck::bytes_of(&flow));
-            let key = bytemuck::cast(sweep::key(number));
-            map.insert(Key(key), Longer(value), 0).unwrap();
+    let at = |name| ours.join("maps").join(name);
+    let mut flows: HashMap<_, Bytes<KEY>, Bytes<LONGER>> =
+        replace(&at(FLOWS), &of_hash::<LONGER>("hash"));
+    for number in 1..=20 {
+        let key = bytemuck::cast(sweep::key(number));
+        flows.insert(Bytes(key), Bytes(longer(number)), 0).unwrap();
+    }
+    let looks = format!("type array key 4 value {PAIR} entries 1024 flags {MMAPABLE}");
+    let mut records: Array<_, Bytes<PAIR>> = replace(&at(OPENING), &looks);
+    let mut words = words_of_opening(pins);
+    let numbers: Vec<u16> = (101..=120).collect();
+    for (bucket, numbers) in (0..).zip(numbers.chunks(7)) {
+        let mut line = [0; WAYS];
+        for (way, (word, number)) in line.iter_mut().zip(numbers).enumerate() {
+            let tag = Place::of(u64::from(*number) << 8, 1).tag;
+            *word = Word::FREE.claimed(tag, 7).published().0;
+            let record = opening::record(bucket, way);
+            records.set(record, Bytes(pair(*number)), 0).unwrap();
         }
+        words.set(opening::line(bucket), line, 0).unwrap();
     }
     fs::rename(ours, pins.0.join(format!("v{LAB_LAYOUT_VERSION}"))).unwrap();
 }
 
-#[test]
-fn maps_of_another_layout_are_taken_over_with_their_links() {
-    in_namespace(|| {
+/// Makes the pins those of the third layout.
+fn become_the_third(pins: &PinDir) {
+    let ours = pins.0.join(format!("v{LAYOUT_VERSION}"));
+    let path = ours.join("maps").join(OPENING);
+    let mut opening: HashMap<_, Bytes<KEY>, Bytes<RECORD>> =
+        replace(&path, &of_hash::<RECORD>("lru_hash"));
+    for number in 101..=120 {
+        let key = bytemuck::cast(sweep::key(number));
+        let value = bytemuck::cast(seen_at(number));
+        opening.insert(Bytes(key), Bytes(value), 0).unwrap();
+    }
+    fs::remove_file(path.with_file_name(OPENING_WORDS)).unwrap();
+    fs::rename(ours, pins.0.join("v3")).unwrap();
+}
+
+/// What `become_another` makes of pins is taken over, with the links.
+fn check_takeover(become_another: fn(&PinDir)) {
+    in_namespace(move || {
         let pins = PinDir::new();
         let all = devices();
         let mut dataplane = pins.open();
@@ -414,18 +509,36 @@ fn maps_of_another_layout_are_taken_over_with_their_links() {
         let before = held(&dataplane);
         let _attached = sync(&mut dataplane, &all);
         drop(dataplane);
-        become_another_layout(&pins);
+        for number in 1..=20 {
+            sweep::put_at(
+                &mut records(&pins, FLOWS),
+                sweep::key(number),
+                seen_at(number),
+            );
+        }
+        become_another(&pins);
 
         let mut dataplane = pins.open();
         assert_eq!(held(&dataplane), before);
         assert_flows(&pins);
-        let flows = records(&pins, FLOWS);
-        let flow = sweep::flow(&flows, 7);
-        assert_eq!(flow.seen_tick, 7, "the record itself");
+        for (map, number) in [(FLOWS, 7), (OPENING, 107)] {
+            let flow = sweep::flow(&records(&pins, map), number);
+            assert_eq!(flow, seen_at(number), "the record itself");
+        }
         assert_tidy(&pins);
         soon("the old programs have gone", || programs().len() == 5);
         assert_eq!(sync(&mut dataplane, &all), NOTHING);
     });
+}
+
+#[test]
+fn maps_of_another_layout_are_taken_over_with_their_links() {
+    check_takeover(become_the_labs);
+}
+
+#[test]
+fn maps_of_the_layout_in_which_connections_opened_in_a_hash_map_are_taken_over_with_their_links() {
+    check_takeover(become_the_third);
 }
 
 #[test]

@@ -18,7 +18,11 @@ use lb_agent::{
 };
 use lb_common::{
     DatapathConfig,
-    maps::{BACKENDS, EVENTS, FRONTENDS, INTERFACES, LAYOUT_VERSION, MapSpec, SLOTS, SPECS},
+    flow::opening,
+    maps::{
+        BACKENDS, EVENTS, FRONTENDS, INTERFACES, LAYOUT_VERSION, MapSpec, OPENING_WORDS, SLOTS,
+        SPECS,
+    },
 };
 
 mod carry;
@@ -36,6 +40,7 @@ fn specs() -> Vec<MapSpec> {
         SLOTS => 4096,
         BACKENDS => 256,
         INTERFACES => 16,
+        OPENING_WORDS => opening::lines(1024),
         // Whole pages.
         EVENTS => 1 << 16,
         _ => 1024,

@@ -4,7 +4,7 @@ use std::{net::Ipv4Addr, path::PathBuf};
 
 use aya::maps::{HashMap, Map, MapData};
 use bytemuck::Zeroable as _;
-use lb_agent::dataplane::bpf::Sweeper;
+use lb_agent::dataplane::bpf::{Opening, Sweeper};
 use lb_common::{
     Addr, Flow, FlowKey,
     flow::edge,
@@ -22,15 +22,40 @@ pub(super) struct Raw<T>(T);
 // `Raw` has the layout of its only field.
 unsafe impl<T: bytemuck::Pod> aya::Pod for Raw<T> {}
 
-pub(super) type Records = HashMap<MapData, Raw<FlowKey>, Raw<Flow>>;
+/// A map of records.
+pub(super) enum Records {
+    /// `FLOWS`.
+    Hash(HashMap<MapData, Raw<FlowKey>, Raw<Flow>>),
+    /// `OPENING`.
+    Buckets(Opening),
+}
+
+impl Records {
+    fn put(&mut self, key: FlowKey, flow: Flow) {
+        match self {
+            Self::Hash(map) => map.insert(Raw(key), Raw(flow), 0).unwrap(),
+            Self::Buckets(opening) => assert!(opening.insert(&key, &flow)),
+        }
+    }
+
+    fn keys(&self) -> Vec<FlowKey> {
+        match self {
+            Self::Hash(map) => map.keys().map(|key| key.unwrap().0).collect(),
+            Self::Buckets(opening) => opening.records().into_iter().map(|(key, _)| key).collect(),
+        }
+    }
+}
 
 pub(super) fn records(pins: &PinDir, name: &str) -> Records {
     records_at(pins.0.join(format!("v{LAYOUT_VERSION}/maps/{name}")))
 }
 
 pub(super) fn records_at(path: PathBuf) -> Records {
+    if path.ends_with(OPENING) {
+        return Records::Buckets(Opening::open(&path).unwrap().unwrap());
+    }
     let map = Map::from_map_data(MapData::from_pin(path).unwrap()).unwrap();
-    map.try_into().unwrap()
+    Records::Hash(map.try_into().unwrap())
 }
 
 pub(super) fn key(number: u16) -> FlowKey {
@@ -56,19 +81,25 @@ pub(super) fn key_of_snat(number: u16) -> FlowKey {
 }
 
 pub(super) fn flow_of(records: &Records, key: FlowKey) -> Option<Flow> {
-    records.get(&Raw(key), 0).ok().map(|flow| flow.0)
+    match records {
+        Records::Hash(map) => map.get(&Raw(key), 0).ok().map(|flow| flow.0),
+        Records::Buckets(opening) => opening.flow(&key),
+    }
 }
 
 pub(super) fn put_at(records: &mut Records, key: FlowKey, flow: Flow) {
-    records.insert(Raw(key), Raw(flow), 0).unwrap();
+    records.put(key, flow);
 }
 
 pub(super) fn remove(records: &mut Records, key: FlowKey) {
-    records.remove(&Raw(key)).unwrap();
+    match records {
+        Records::Hash(map) => map.remove(&Raw(key)).unwrap(),
+        Records::Buckets(opening) => opening.forget(&key),
+    }
 }
 
 pub(super) fn flow(records: &Records, number: u16) -> Flow {
-    records.get(&Raw(key(number)), 0).unwrap().0
+    flow_of(records, key(number)).unwrap()
 }
 
 /// A packet of the flow was seen at `seen`, and it may be idle until `expires`.
@@ -79,7 +110,7 @@ pub(super) fn put(records: &mut Records, number: u16, [seen, expires]: [u64; 2])
 }
 
 pub(super) fn numbers(records: &Records) -> Vec<u16> {
-    let mut numbers: Vec<u16> = records.keys().map(|key| key.unwrap().0.dst_port).collect();
+    let mut numbers: Vec<u16> = records.keys().iter().map(|key| key.dst_port).collect();
     numbers.sort_unstable();
     numbers
 }
@@ -164,7 +195,7 @@ fn closed_connections_make_room_where_there_is_none() {
         let mut flow = Flow::zeroed();
         (flow.seen_tick, flow.expires_tick, flow.ends) = (seen, NOW.wrapping_add(1000), ends);
         (flow.answered, flow.protocol) = (1, protocol::TCP);
-        flows.insert(Raw(key(number)), Raw(flow), 0).unwrap();
+        put_at(&mut flows, key(number), flow);
     }
     let mut sweeper = Sweeper::open(&pins.0, HZ).unwrap();
     for is_no_room in [false, false, true] {

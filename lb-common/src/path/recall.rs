@@ -38,31 +38,25 @@ pub(super) fn recall<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> 
         source_port: 0,
         pad: 0,
     };
-    let found = follow(env, scratch, site);
+    let mut found = follow(env, scratch, site);
+    let is_previous = found.has(Found::OURS);
+    if !is_previous {
+        scratch.pin_key = scratch.parsed.tuple.pin();
+        if let Some(pin) = env.pin(&scratch.pin_key) {
+            scratch.pin = pin;
+            scratch.has_pin = 1;
+            found = follow(env, scratch, site);
+        }
+    }
     if found.has(Found::OURS) {
+        // Here: the stack of all calls together is small.
+        tend(env, scratch, site, found);
         // At once: the slot forgets its previous owner with the table's next change. And again
         // now and then: the pins that are not used are forgotten first.
-        if !found.has(Found::PINNED) || found.has(Found::DUE) {
-            let mut confirmed = confirmed::NO;
-            if let Some(flow) = env.look_up(&scratch.key) {
-                flow.pinned = 1;
-                confirmed = flow.confirmed;
-            }
-            if confirmed == confirmed::YES {
-                keep_pin(env, scratch);
-            } else {
-                pin(env, scratch);
-            }
+        if is_previous && (!found.has(Found::PINNED) || found.has(Found::DUE)) {
+            note_pin(env, scratch);
         }
         return go_on(env, scratch);
-    }
-    scratch.pin_key = scratch.parsed.tuple.pin();
-    if let Some(pin) = env.pin(&scratch.pin_key) {
-        scratch.pin = pin;
-        scratch.has_pin = 1;
-        if follow(env, scratch, site).has(Found::OURS) {
-            return go_on(env, scratch);
-        }
     }
     let is_elsewhere =
         scratch.has_pin != 0 && scratch.pin.is_elsewhere() && !scratch.parsed.opens();
@@ -73,6 +67,21 @@ pub(super) fn recall<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> 
         Recalled::Behind
     } else {
         Recalled::Unknown
+    }
+}
+
+/// Pins the flow whose key is set to its backend, and notes that in its record.
+#[inline(never)]
+fn note_pin<E: Env>(env: &mut E, scratch: &mut Scratch) {
+    let mut confirmed = confirmed::NO;
+    if let Some(flow) = env.look_up(&scratch.key) {
+        flow.pinned = 1;
+        confirmed = flow.confirmed;
+    }
+    if confirmed == confirmed::YES {
+        keep_pin(env, scratch);
+    } else {
+        pin(env, scratch);
     }
 }
 
@@ -150,7 +159,6 @@ fn follow<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> Found {
         env.remove(&scratch.key);
         return Found::FREE;
     }
-    tend(env, scratch, site, found);
     found
 }
 

@@ -3,10 +3,7 @@
 mod model;
 
 use core::cell::Cell;
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    vec::Vec,
-};
+use std::{collections::BTreeMap, vec::Vec};
 
 use proptest::prelude::*;
 
@@ -50,27 +47,23 @@ fn tags(bucket: &Bucket) -> Vec<u32> {
 
 proptest! {
     #[test]
-    fn bucket_has_those_that_are_kept_and_that_were_touched_last(
+    fn bucket_has_those_that_were_touched_last(
         first in 0_u64..1 << 40,
-        steps in prop::collection::vec((1_u32..20, 0_u8..4, 1_u64..1000), 0..200),
+        steps in prop::collection::vec((1_u32..20, 0_u8..3, 1_u64..1000), 0..200),
     ) {
         let bucket = bucket();
-        let (mut there, mut kept, mut tick) = (BTreeMap::new(), BTreeSet::new(), first);
+        let (mut there, mut tick) = (BTreeMap::new(), first);
         for (tag, what, after) in steps {
             tick += after;
             let found = find(&bucket, Tag(tag));
             prop_assert_eq!(found.is_some(), there.contains_key(&tag));
             match (what, found) {
                 (0, None) => {
-                    let may_go = there.iter().filter(|(tag, _)| !kept.contains(*tag));
-                    let oldest = may_go.min_by_key(|(_, tick)| **tick).map(|(tag, _)| *tag);
+                    let oldest = there.iter().min_by_key(|(_, tick)| **tick);
+                    let oldest = oldest.map(|(tag, _)| *tag);
                     let is_full = there.len() == WAYS;
                     let insertion = put(&bucket, tag, tick, Displace::First);
-                    prop_assert_eq!(insertion.has_displaced, is_full && oldest.is_some());
-                    if is_full && oldest.is_none() {
-                        prop_assert_eq!(insertion.result, Err(Refused::NoRoom));
-                        continue;
-                    }
+                    prop_assert_eq!(insertion.has_displaced, is_full);
                     prop_assert!(insertion.result.is_ok());
                     if let (true, Some(oldest)) = (is_full, oldest) {
                         there.remove(&oldest);
@@ -88,11 +81,6 @@ proptest! {
                 (2, Some((way, word))) => {
                     prop_assert!(remove(&bucket, way, word));
                     there.remove(&tag);
-                    kept.remove(&tag);
-                }
-                (3, Some((way, word))) => {
-                    prop_assert!(keep(&bucket, way, word));
-                    kept.insert(tag);
                 }
                 _ => {}
             }
@@ -109,7 +97,6 @@ proptest! {
         prop_assert!(word.published().has(place.tag) && word.published().is_published());
         prop_assert!(!word.revoked().has(place.tag) && word.revoked().is_claimed());
         prop_assert!(word.freed().is_free() && !word.revoked().is_free());
-        prop_assert!(word.published().kept().is_kept() && word.published().kept().freed().is_free());
     }
 
     #[test]
@@ -119,15 +106,55 @@ proptest! {
 }
 
 #[test]
-fn bucket_that_is_full_of_others_refuses_who_may_displace_nobody() {
+fn who_may_displace_nobody_is_refused_where_all_ways_are_taken() {
     let bucket = bucket();
     for tag in 1..=WAYS as u32 {
-        assert!(put(&bucket, tag, 1, Displace::Nobody).result.is_ok());
+        assert!(put(&bucket, tag, 7, Displace::Nobody).result.is_ok());
     }
-    let insertion = put(&bucket, 99, 2, Displace::Nobody);
+    let insertion = put(&bucket, 99, 1000, Displace::Nobody);
     assert_eq!(insertion.result, Err(Refused::NoRoom));
     assert!(!insertion.has_displaced);
     assert_eq!(tags(&bucket).len(), WAYS);
+}
+
+/// A flood of minutes ago must not be taken for newer than what comes now.
+#[test]
+fn the_longer_a_record_was_not_used_the_sooner_it_goes() {
+    let old = |ticks: u64| {
+        Word::FREE
+            .claimed(Tag(1), 5_u64.wrapping_sub(ticks))
+            .published()
+    };
+    let mut ranks = [
+        0,
+        1,
+        5000,
+        Word::OLD - 1,
+        Word::OLD,
+        Word::OLD + 1,
+        2 * Word::OLD - 5000,
+    ]
+    .map(|ticks| old(ticks).rank(5, |bits| bits));
+    assert!(ranks.is_sorted_by(|one, next| one < next), "{ranks:?}");
+    ranks[6] = old(2 * Word::OLD - 1000).rank(5, |bits| bits);
+    assert_eq!(ranks[6], ranks[0], "another processor is ahead");
+}
+
+#[test]
+fn what_is_held_back_stays_old_however_much_time_passes() {
+    let word = Word::FREE.claimed(Tag(1), 7).published();
+    assert_eq!(word.held_back(7 + Word::OLD), word);
+    let (mut held, mut tick) = (word, 7);
+    for _ in 0..75 {
+        tick += 30_000;
+        held = held.held_back(tick);
+    }
+    assert_eq!(held.age(tick, |bits| bits), Word::OLD);
+    assert!(held.is_same(word) && held.is_published());
+    assert!(
+        !word.is_older(tick, Word::OLD),
+        "nobody has held this one back"
+    );
 }
 
 /// Somebody dies while a record is being written.
@@ -152,11 +179,18 @@ fn claim_that_nobody_publishes_costs_a_way_and_its_tag_until_it_is_cleared() {
 fn nothing_is_done_to_a_way_that_is_free_or_claimed() {
     let bucket = bucket();
     let claimed = Word::FREE.claimed(Tag(7), 1);
+    assert!(!is_claimed(&bucket, Tag(7)));
     assert!(bucket.exchange(3, Word::FREE, claimed));
+    assert!(is_claimed(&bucket, Tag(7)) && !is_claimed(&bucket, Tag(6)));
     for (way, word) in [(2, Word::FREE), (3, claimed)] {
         touch(&bucket, way, word, 9);
-        assert!(!keep(&bucket, way, word) && !remove(&bucket, way, word));
+        assert!(!remove(&bucket, way, word));
         assert_eq!(bucket.word(way), word);
+    }
+    for gone in [claimed.published(), claimed.revoked()] {
+        let now = bucket.word(3);
+        assert!(bucket.exchange(3, now, gone));
+        assert!(!is_claimed(&bucket, Tag(7)), "nobody has it to publish");
     }
 }
 

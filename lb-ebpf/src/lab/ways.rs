@@ -1,10 +1,7 @@
 //! A table of flows in one array (`lb_common::ways`): what an operation costs beside those of hash maps with the
 //! same keys and values, and what becomes of the table where processors do not spare each other.
 
-use core::{
-    intrinsics::{AtomicOrdering::SeqCst, atomic_cxchg},
-    ptr,
-};
+use core::ptr;
 
 use aya_ebpf::{
     bindings::xdp_action::{XDP_ABORTED, XDP_TX},
@@ -13,10 +10,13 @@ use aya_ebpf::{
     macros::{btf_map, xdp},
     programs::XdpContext,
 };
-use lb_common::ways::{self, Displace, Place, Refused, Word, Words};
+use lb_common::{
+    flow::opening::{self, Line},
+    ways::{self, Displace, Place, Refused, Words as _},
+};
 
-/// Records of a bucket.
-const WAYS: usize = 8;
+use crate::bucket::{Shared, WAYS};
+
 /// Words of a record: as long as key and value of a flow.
 const RECORD: usize = 21;
 /// Words of it that are the key.
@@ -25,16 +25,12 @@ const KEY: usize = 6;
 /// `BPF_F_MMAPABLE`.
 const MMAPABLE: usize = 1 << 10;
 
-/// A bucket, in the memory of its map.
-#[repr(C)]
-struct Bucket {
-    words: [u64; WAYS],
-    records: [[u64; RECORD]; WAYS],
-}
-
 /// Whoever loads it says how many there are: `Hammer::buckets`.
 #[btf_map]
-static WAYS_TABLE: Array<Bucket, 1, MMAPABLE> = Array::new();
+static WAYS_WORDS: Array<Line, 1, MMAPABLE> = Array::new();
+/// Their records.
+#[btf_map]
+static WAYS_TABLE: Array<[u64; RECORD], 1, MMAPABLE> = Array::new();
 
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -77,89 +73,65 @@ struct Hammer {
 #[btf_map]
 static WAYS_HAMMER: PerCpuArray<Hammer, 1> = PerCpuArray::new();
 
-/// A bucket as other processors change it.
-struct Shared(*mut Bucket);
+/// The words of a bucket.
+#[inline(always)]
+fn bucket(place: Place) -> Option<Shared> {
+    WAYS_WORDS.get_ptr_mut(place.bucket).map(Shared::new)
+}
 
-impl Shared {
-    #[inline(always)]
-    fn at(index: u32) -> Option<Self> {
-        WAYS_TABLE.get_ptr_mut(index).map(Self)
-    }
+/// The words of a record.
+#[inline(always)]
+fn words(place: Place, way: usize) -> Option<*mut u64> {
+    let record = WAYS_TABLE.get_ptr_mut(opening::record(place.bucket, way % WAYS))?;
+    Some(record.cast())
+}
 
-    #[inline(always)]
-    fn word_at(&self, way: usize) -> *mut u64 {
+/// Makes a record that of a key; `number` tells it from others of the same.
+#[inline(always)]
+fn write(place: Place, way: usize, key: u64, number: u64) {
+    let Some(record) = words(place, way) else {
+        return;
+    };
+    for at in 0..RECORD {
         // SAFETY: the pointer was checked, and there are so many words.
-        unsafe { (&raw mut (*self.0).words).cast::<u64>().add(way % WAYS) }
+        unsafe { ptr::write_volatile(record.add(at), content(key, number, at)) };
     }
+}
 
-    #[inline(always)]
-    fn record(&self, way: usize) -> *mut u64 {
-        // SAFETY: as for `word_at`.
-        unsafe {
-            (&raw mut (*self.0).records)
-                .cast::<[u64; RECORD]>()
-                .add(way % WAYS)
-                .cast()
-        }
+/// Whether a record is that of a key.
+#[inline(always)]
+fn is_of(place: Place, way: usize, key: u64) -> bool {
+    let Some(record) = words(place, way) else {
+        return false;
+    };
+    let mut differ = 0;
+    for at in 0..KEY {
+        // SAFETY: as for `write`.
+        differ |= unsafe { ptr::read_volatile(record.add(at)) } ^ content(key, 0, at);
     }
+    differ == 0
+}
 
-    /// Makes a record that of a key; `number` tells it from others of the same.
-    #[inline(always)]
-    fn write(&self, way: usize, key: u64, number: u64) {
-        let record = self.record(way);
-        for at in 0..RECORD {
-            // SAFETY: as for `word_at`.
-            unsafe { ptr::write_volatile(record.add(at), content(key, number, at)) };
-        }
+/// Whether all of a record belongs together.
+#[inline(always)]
+fn is_whole(place: Place, way: usize, key: u64) -> bool {
+    let Some(record) = words(place, way) else {
+        return false;
+    };
+    // SAFETY: as for `write`.
+    let number = unsafe { ptr::read_volatile(record.add(KEY)) };
+    let mut differ = 0;
+    for at in 0..RECORD {
+        // SAFETY: as for `write`.
+        differ |= unsafe { ptr::read_volatile(record.add(at)) } ^ content(key, number, at);
     }
-
-    /// Whether a record is that of a key.
-    #[inline(always)]
-    fn is_of(&self, way: usize, key: u64) -> bool {
-        let record = self.record(way);
-        let mut differ = 0;
-        for at in 0..KEY {
-            // SAFETY: as for `word_at`.
-            differ |= unsafe { ptr::read_volatile(record.add(at)) } ^ content(key, 0, at);
-        }
-        differ == 0
-    }
-
-    /// Whether all of a record belongs together.
-    #[inline(always)]
-    fn is_whole(&self, way: usize, key: u64) -> bool {
-        let record = self.record(way);
-        // SAFETY: as for `word_at`.
-        let number = unsafe { ptr::read_volatile(record.add(KEY)) };
-        let mut differ = 0;
-        for at in 0..RECORD {
-            // SAFETY: as for `word_at`.
-            differ |= unsafe { ptr::read_volatile(record.add(at)) } ^ content(key, number, at);
-        }
-        differ == 0
-    }
+    differ == 0
 }
 
 /// A word of a record: the key at first, then its number.
 #[inline(always)]
 fn content(key: u64, number: u64, at: usize) -> u64 {
     if at < KEY { key + at as u64 } else { number }
-}
-
-impl Words<WAYS> for Shared {
-    #[inline(always)]
-    fn word(&self, way: usize) -> Word {
-        // SAFETY: as for `word_at`.
-        Word(unsafe { ptr::read_volatile(self.word_at(way)) })
-    }
-
-    #[inline(always)]
-    fn exchange(&self, way: usize, from: Word, to: Word) -> bool {
-        let word = self.word_at(way);
-        // SAFETY: as for `word_at`; words are aligned.
-        let (_, done) = unsafe { atomic_cxchg::<u64, { SeqCst }, { SeqCst }>(word, from.0, to.0) };
-        done
-    }
 }
 
 /// One round of splitmix64's kind, as `lb_common::hash` mixes.
@@ -198,7 +170,7 @@ fn strike(hammer: &mut Hammer) -> Option<()> {
     hammer.state = state;
     let key = (state >> 8) & hammer.mask;
     let place = Place::of(hash(key), hammer.buckets);
-    let bucket = Shared::at(place.bucket)?;
+    let bucket = bucket(place)?;
     if state & 8 != 0 {
         insert(hammer, &bucket, place, key, state);
         return Some(());
@@ -210,10 +182,8 @@ fn strike(hammer: &mut Hammer) -> Option<()> {
         hammer.removed += u64::from(ways::remove(&bucket, way, word));
     } else if state & 3 == 0 {
         ways::touch(&bucket, way, word, tick());
-    } else if state & 3 == 1 {
-        ways::keep(&bucket, way, word);
     } else {
-        let is_whole = bucket.is_whole(way, key);
+        let is_whole = is_whole(place, way, key);
         // What was read while it was exchanged does not count.
         if bucket.word(way) == word {
             hammer.read += 1;
@@ -230,7 +200,7 @@ fn insert(hammer: &mut Hammer, bucket: &Shared, place: Place, key: u64, number: 
     } else {
         Displace::Nobody
     };
-    let write = |way| bucket.write(way, key, number);
+    let write = |way| write(place, way, key, number);
     // Who comes at another time prefers another way: else all who insert the same choose the same.
     let insertion = ways::insert(bucket, place.tag, number >> 16, displace, write);
     hammer.displaced += u64::from(insertion.has_displaced);
@@ -248,10 +218,10 @@ fn lab_xdp_ways_find(ctx: XdpContext) -> u32 {
     let find = |key| {
         let hammer = hammer()?;
         let place = Place::of(hash(key), hammer.buckets);
-        let bucket = Shared::at(place.bucket)?;
+        let bucket = bucket(place)?;
         let found = ways::find(&bucket, place.tag);
         // One of a hundred has been displaced.
-        let is_there = found.is_some_and(|(way, _)| bucket.is_of(way, key));
+        let is_there = found.is_some_and(|(way, _)| is_of(place, way, key));
         hammer.read += u64::from(is_there);
         hammer.no_room += u64::from(!is_there);
         Some(())
@@ -264,8 +234,8 @@ fn lab_xdp_ways_find(ctx: XdpContext) -> u32 {
 fn lab_xdp_ways_insert(ctx: XdpContext) -> u32 {
     let insert = |key| {
         let place = Place::of(hash(key), hammer()?.buckets);
-        let bucket = Shared::at(place.bucket)?;
-        let write = |way| bucket.write(way, key, key);
+        let bucket = bucket(place)?;
+        let write = |way| write(place, way, key, key);
         let insertion = ways::insert(&bucket, place.tag, tick(), Displace::First, write);
         // Whoever is there already has been inserted.
         (insertion.result != Err(Refused::NoRoom)).then_some(())

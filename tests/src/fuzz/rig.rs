@@ -125,7 +125,9 @@ fn config(constants: Constants) -> DatapathConfig {
 fn small_maps() -> Vec<maps::MapSpec> {
     let small = |spec: maps::MapSpec| {
         let max_entries = match spec.name {
-            maps::FLOWS | maps::OPENING => 4096,
+            maps::FLOWS => 4096,
+            maps::OPENING => 32_768,
+            maps::OPENING_WORDS => lb_common::flow::opening::lines(32_768),
             maps::PINS | maps::OPENING_PINS | maps::AFFINITY | maps::FRAGMENTS => 2048,
             maps::BACKENDS => 512,
             _ => spec.max_entries,

@@ -23,6 +23,7 @@ use lb_agent::{
 use lb_common::{
     Backend, Counter, DatapathConfig, Flow, FlowKey, Hop, Pin, PinKey,
     counter::{Hook, Outcome},
+    flow::opening,
     maps::{self, MapSpec},
 };
 use nix::mount::{MntFlags, umount2};
@@ -452,11 +453,15 @@ impl Bench {
             }
             self.store.put_flow(&key, &flow).expect("age a connection");
         }
+        self.age_opening(ticks);
     }
 }
 
 /// What clients may dial, at most.
 const FRONTENDS_MAX: u32 = 1024;
+
+/// Connections that open, at most.
+const OPENING_MAX: u32 = 65_536;
 
 /// Connections that no flood displaces, at most.
 pub const FLOWS_MAX: u32 = 256;
@@ -472,7 +477,8 @@ pub fn specs() -> Vec<MapSpec> {
         maps::BACKENDS => 2048,
         maps::SLOTS => 1 << 18,
         maps::FLOWS => FLOWS_MAX,
-        maps::OPENING => 65_536,
+        maps::OPENING => OPENING_MAX,
+        maps::OPENING_WORDS => opening::lines(OPENING_MAX),
         // So few that connections displace each other's marks.
         maps::ESTABLISHED => 16,
         maps::PINS => 512,

@@ -6,12 +6,16 @@ use std::{
     net::SocketAddr,
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd, RawFd},
     path::Path,
+    sync::Arc,
 };
 
 use anyhow::{Context as _, Result};
 use aya::maps::MapData;
 use bytemuck::{Pod, Zeroable};
-use lb_agent::{dataplane::Dataplane as _, reconcile::Programmed};
+use lb_agent::{
+    dataplane::{Dataplane as _, bpf::Opening},
+    reconcile::Programmed,
+};
 use lb_common::{
     Affinity, AffinityKey, Counter, Flow, FlowKey, FragmentKey, Fragments, Pin, PinKey, Slot, maps,
 };
@@ -119,7 +123,7 @@ pub struct Kernel {
     programs: [RawFd; 6],
     devices: [u32; 6],
     flows: RawFd,
-    opening: RawFd,
+    opening: Arc<Opening>,
     pins: RawFd,
     opening_pins: RawFd,
     affinity: RawFd,
@@ -141,7 +145,6 @@ pub(super) fn open_maps(pin_dir: &Path) -> Result<Vec<(&'static str, OwnedFd)>> 
     };
     let names = [
         maps::FLOWS,
-        maps::OPENING,
         maps::PINS,
         maps::OPENING_PINS,
         maps::AFFINITY,
@@ -175,7 +178,7 @@ impl Bench {
             programs,
             devices: Program::ALL.map(|program| program.device(&self.devices)),
             flows,
-            opening: map(maps::OPENING)?,
+            opening: self.store.opening(),
             pins,
             opening_pins: map(maps::OPENING_PINS)?,
             affinity,
@@ -299,7 +302,7 @@ impl Kernel {
     /// A connection's record.
     #[must_use]
     pub fn flow(&self, key: &FlowKey) -> Option<Flow> {
-        look_up(self.flows, key).or_else(|| look_up(self.opening, key))
+        look_up(self.flows, key).or_else(|| self.opening.flow(key))
     }
 
     /// A pin.
@@ -338,7 +341,9 @@ impl Kernel {
     ///
     /// If the map cannot be emptied.
     pub fn take_opening(&self) -> io::Result<Vec<(FlowKey, Flow)>> {
-        batch(command::LOOKUP_AND_DELETE_BATCH, self.opening)
+        let records = self.opening.records();
+        self.opening.clear();
+        Ok(records)
     }
 
     /// Takes all pins out: those of confirmed connections come last.

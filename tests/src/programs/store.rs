@@ -1,20 +1,32 @@
 //! The programs' own memory: connections and pins, which the agent does not write.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::BTreeMap,
+    os::fd::AsFd as _,
+    path::Path,
+    sync::{Arc, atomic::Ordering},
+};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, RingBuf};
+use lb_agent::dataplane::bpf::Opening;
 use lb_common::{
     DropKey, Flow, FlowKey, Frontend, FrontendKey, Pin, PinKey, ServiceNets,
     counter::Outcome,
     drops::Event,
-    flow::Marks,
+    flow::{
+        Marks,
+        opening::{HEADER, WAYS},
+    },
     frontend::index::Listed,
     maps::{
         DROPS, ESTABLISHED, EVENTS, FLOWS, FRONTEND_COPIES, FRONTENDS, LAST_DROPS, LAYOUT_VERSION,
-        OPENING, OPENING_PINS, PINS, SERVICE_NETS,
+        OPENING, OPENING_PINS, OPENING_WORDS, PINS, SERVICE_NETS,
     },
+    ways::Word,
 };
+
+use crate::mapped::Mapped;
 
 /// A key or a value as it lies in memory.
 #[derive(Clone, Copy)]
@@ -30,7 +42,9 @@ type Table<K, V> = HashMap<MapData, Raw<K>, Raw<V>>;
 /// The maps that hold it.
 pub(super) struct Store {
     flows: Table<FlowKey, Flow>,
-    opening: Table<FlowKey, Flow>,
+    opening: Arc<Opening>,
+    /// The words of that.
+    words: Mapped<u64>,
     pins: Table<PinKey, Pin>,
     opening_pins: Table<PinKey, Pin>,
     frontends: Table<FrontendKey, Frontend>,
@@ -47,7 +61,8 @@ impl Store {
     pub(super) fn open(pin_dir: &Path) -> Result<Self> {
         Ok(Self {
             flows: open(pin_dir, FLOWS)?,
-            opening: open(pin_dir, OPENING)?,
+            opening: Arc::new(opening(pin_dir)?),
+            words: words(pin_dir)?,
             pins: open(pin_dir, PINS)?,
             opening_pins: open(pin_dir, OPENING_PINS)?,
             frontends: open(pin_dir, FRONTENDS)?,
@@ -63,8 +78,23 @@ impl Store {
     /// Records of both maps.
     pub(super) fn flows(&self) -> Result<Vec<(FlowKey, Flow)>> {
         let mut flows = read(&self.flows)?;
-        flows.extend(read(&self.opening)?);
+        flows.extend(self.opening.records());
         Ok(flows)
+    }
+
+    /// Records of `OPENING`.
+    pub(super) fn opening(&self) -> Arc<Opening> {
+        self.opening.clone()
+    }
+
+    /// Lets ticks pass for what `OPENING` notes of its records' use.
+    pub(super) fn age_opening(&self, ticks: u64) {
+        for shared in &self.words.words()[HEADER as usize * WAYS..] {
+            let word = Word(shared.load(Ordering::Relaxed));
+            if word.is_published() {
+                shared.store(word.aged(ticks).0, Ordering::Relaxed);
+            }
+        }
     }
 
     /// Records of `FLOWS`.
@@ -93,10 +123,10 @@ impl Store {
     /// The same, without forgetting the marks.
     pub(super) fn put_record(&mut self, key: &FlowKey, flow: &Flow) -> Result<()> {
         const EXIST: u64 = 2;
-        for table in [&mut self.opening, &mut self.flows] {
-            if table.insert(Raw(*key), Raw(*flow), EXIST).is_ok() {
-                return Ok(());
-            }
+        if self.opening.replace_flow(key, flow)
+            || self.flows.insert(Raw(*key), Raw(*flow), EXIST).is_ok()
+        {
+            return Ok(());
         }
         bail!("there is no record {key:?}")
     }
@@ -109,8 +139,8 @@ impl Store {
 
     /// Inserts or replaces the record of a flow that is opening.
     pub(super) fn insert_flow(&mut self, key: &FlowKey, flow: &Flow) -> Result<()> {
-        let inserted = self.opening.insert(Raw(*key), Raw(*flow), 0);
-        inserted.context("insert a record")
+        ensure!(self.opening.insert(key, flow), "no room for a record");
+        Ok(())
     }
 
     /// Forgets the records, as a full map does.
@@ -121,10 +151,10 @@ impl Store {
 
     /// The same, but for marks.
     pub(super) fn clear_records(&mut self) -> Result<()> {
-        for table in [&mut self.opening, &mut self.flows] {
-            for (key, _) in read(table)? {
-                table.remove(&Raw(key)).context("forget a record")?;
-            }
+        self.opening.clear();
+        for (key, _) in read(&self.flows)? {
+            let removed = self.flows.remove(&Raw(key));
+            removed.context("forget a record")?;
         }
         Ok(())
     }
@@ -213,6 +243,19 @@ fn open<T: TryFrom<Map, Error = MapError>>(pin_dir: &Path, name: &str) -> Result
     let data = MapData::from_pin(&path).with_context(|| format!("open {}", path.display()))?;
     let map = Map::from_map_data(data).with_context(|| format!("recognise {name}"))?;
     map.try_into().with_context(|| format!("use {name}"))
+}
+
+fn words(pin_dir: &Path) -> Result<Mapped<u64>> {
+    let data = MapData::from_pin(pin_dir.join(format!("v{LAYOUT_VERSION}/maps/{OPENING_WORDS}")))?;
+    let len = data.info()?.max_entries() as usize * WAYS;
+    Mapped::new(data.fd().as_fd(), len).context("map OPENING_WORDS")
+}
+
+/// `OPENING` by its records.
+fn opening(pin_dir: &Path) -> Result<Opening> {
+    let path = pin_dir.join(format!("v{LAYOUT_VERSION}/maps/{OPENING}"));
+    let opening = Opening::open(&path).with_context(|| format!("open {}", path.display()))?;
+    opening.context("no OPENING")
 }
 
 fn read<K: bytemuck::Pod, V: bytemuck::Pod>(table: &Table<K, V>) -> Result<Vec<(K, V)>> {

@@ -19,6 +19,7 @@ mod inside;
 mod introspection;
 mod kept;
 mod limited;
+mod opening;
 mod outside;
 mod pieces;
 mod routes;

@@ -58,7 +58,7 @@ impl Addresses {
 /// [`Error::Map`] if a map cannot be read, [`Error::Mmap`] if `ADDRESSES` cannot be mapped.
 pub(super) fn complete(pins: &Pins) -> Result<(), Error> {
     let map = RawMap::pinned(ADDRESSES, pins)?;
-    let mut addresses = match Words::new(map.as_fd(), map.spec.max_entries) {
+    let mut addresses = match Words::new(map.as_fd(), map.spec.max_entries as usize) {
         Ok(words) => Addresses(words),
         Err(source) => {
             return Err(Error::Mmap {

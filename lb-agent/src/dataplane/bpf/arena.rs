@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     fn mapped(file: &std::fs::File, len: u32) -> Arena {
-        Arena::new(Words::new(file.as_fd(), len).unwrap())
+        Arena::new(Words::new(file.as_fd(), len as usize).unwrap())
     }
 
     /// An arena in a plain file, which can be mapped just so.

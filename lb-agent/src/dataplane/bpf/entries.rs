@@ -9,7 +9,7 @@ use lb_common::{
     socket::{SocketKey, SocketPeer},
 };
 
-use super::{error::Error, maps::Raw, pins::Pins};
+use super::{error::Error, maps::Raw, opening::Opening, pins::Pins};
 
 /// How many elements the map `name` has that is pinned below `pin_dir`, if it is one that the
 /// programs fill. Those that come and go meanwhile may be missed, or counted twice.
@@ -19,7 +19,11 @@ use super::{error::Error, maps::Raw, pins::Pins};
 /// [`Error::Map`] if there is no such map, or it cannot be read.
 pub fn pinned_entries(pin_dir: &Path, name: &'static str) -> Result<u64, Error> {
     let counted = match name {
-        FLOWS | OPENING => count::<FlowKey, Flow>(pin_dir, name),
+        FLOWS => count::<FlowKey, Flow>(pin_dir, name),
+        OPENING => {
+            let opening = Opening::pinned(&Pins::at(pin_dir, LAYOUT_VERSION))?;
+            return Ok(opening.count() as u64);
+        }
         PINS | OPENING_PINS => count::<PinKey, Pin>(pin_dir, name),
         AFFINITY => count::<AffinityKey, Affinity>(pin_dir, name),
         SOCKETS => count::<SocketKey, SocketPeer>(pin_dir, name),

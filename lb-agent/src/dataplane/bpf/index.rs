@@ -251,7 +251,7 @@ impl Index {
 
 fn map(pins: &Pins, name: &'static str, words: usize) -> Result<Words, Error> {
     let map = RawMap::pinned(name, pins)?;
-    let words = map.spec.max_entries.saturating_mul(words as u32);
+    let words = (map.spec.max_entries as usize).saturating_mul(words);
     Words::new(map.as_fd(), words).map_err(|source| Error::Mmap { map: name, source })
 }
 

@@ -30,7 +30,7 @@ impl Bits {
     pub(super) fn open(pins: &Pins) -> Result<Self, Error> {
         let map = RawMap::pinned(KNOWN, pins)?;
         let elements = map.spec.max_entries;
-        let all = Words::new(map.as_fd(), elements)
+        let all = Words::new(map.as_fd(), elements as usize)
             .map_err(|source| Error::Mmap { map: KNOWN, source })?;
         Ok(Self {
             all,

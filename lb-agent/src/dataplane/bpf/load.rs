@@ -13,8 +13,10 @@ use aya::{
 };
 use caps::{CapSet, Capability};
 use lb_common::{
-    DatapathConfig, known,
-    maps::{ESTABLISHED, FRONTEND_INDEX, KNOWN, MapSpec},
+    DatapathConfig,
+    flow::opening::buckets,
+    known,
+    maps::{ESTABLISHED, FRONTEND_INDEX, KNOWN, MapSpec, OPENING},
 };
 
 use super::{
@@ -24,14 +26,20 @@ use super::{
     filter,
     layout::{self, Difference},
     maps::Raw,
+    opening,
     pins::Pins,
     plan::{TCX_PROGRAMS, XDP_PROGRAM},
     sockets,
 };
 
-/// Loads maps and programs; nothing is attached yet.
-pub(super) fn load(object: &[u8], options: &Options, pins: &Pins) -> Result<Ebpf, Error> {
-    load_all(object, options, pins).map_err(|error| match features() {
+/// Loads maps and programs, which take over from those of `earlier` pins; nothing is attached yet.
+pub(super) fn load(
+    object: &[u8],
+    options: &Options,
+    pins: &Pins,
+    earlier: &Pins,
+) -> Result<Ebpf, Error> {
+    load_all(object, options, pins, earlier).map_err(|error| match features() {
         Ok(features) => explained(error, &features),
         Err(_) => error,
     })
@@ -47,18 +55,20 @@ fn explained(error: Error, features: &[Feature]) -> Error {
     }
 }
 
-fn load_all(object: &[u8], options: &Options, pins: &Pins) -> Result<Ebpf, Error> {
+fn load_all(object: &[u8], options: &Options, pins: &Pins, earlier: &Pins) -> Result<Ebpf, Error> {
     has_filters(options.tc)?;
     let missing = check_pins(&options.maps, pins)?;
-    let mut ebpf = load_object(object, options, pins)?;
-    if let Err(error) = check_object(&options.maps, pins) {
-        // These pins are this object's doing, and must not stand in a better one's way.
+    let seed = opening::seed(pins, earlier)?;
+    let loaded = load_object(object, options, pins, seed);
+    let checked = loaded.and_then(|ebpf| check_object(&options.maps, pins).map(|()| ebpf));
+    let mut ebpf = checked.inspect_err(|_| {
+        // These pins are this load's doing, and must not stand in a better one's way.
         for spec in missing {
-            // One that the object lacks was not created.
+            // One that was not created.
             let _absent = fs::remove_file(pins.map(spec.name));
         }
-        return Err(error);
-    }
+    })?;
+    opening::set_seed(pins, seed)?;
     for name in TCX_PROGRAMS {
         load_program(&mut ebpf, name, SchedClassifier::load)?;
     }
@@ -83,7 +93,12 @@ pub(super) fn has_filters(mode: TcMode) -> Result<bool, Error> {
     }
 }
 
-fn load_object(object: &[u8], options: &Options, pins: &Pins) -> Result<Ebpf, Error> {
+fn load_object(
+    object: &[u8],
+    options: &Options,
+    pins: &Pins,
+    opening_seed: u64,
+) -> Result<Ebpf, Error> {
     let elements = |name| {
         let map = options.maps.iter().find(|map| map.name == name);
         map.map_or(0, |map| map.max_entries)
@@ -99,6 +114,9 @@ fn load_object(object: &[u8], options: &Options, pins: &Pins) -> Result<Ebpf, Er
     loader.override_global("CONFIG", &config, true);
     let known_words = known::side_words(elements(KNOWN));
     loader.override_global("KNOWN_WORDS", &known_words, true);
+    let opening_buckets = buckets(elements(OPENING));
+    loader.override_global("OPENING_BUCKETS", &opening_buckets, true);
+    loader.override_global("OPENING_SEED", &opening_seed, true);
     for spec in &options.maps {
         loader
             .map_max_entries(spec.name, spec.max_entries)

@@ -11,7 +11,7 @@ use lb_common::{
     Vip,
     flow::confirmed,
     maps::{
-        ADDRESSES, BACKENDS, COUNTERS, FLOWS, FRONTENDS, INTERFACES, LAYOUT_VERSION, OPENING, PINS,
+        ADDRESSES, BACKENDS, COUNTERS, FLOWS, FRONTENDS, INTERFACES, LAYOUT_VERSION, PINS,
         SERVICE_NETS, SLOTS, VIPS,
     },
 };
@@ -25,6 +25,7 @@ use super::{
     failpoint,
     index::Index,
     known::Bits,
+    opening::Opening,
     pins::Pins,
     ranges::Ranges,
     words::Words,
@@ -51,7 +52,7 @@ pub(super) struct Tables {
     source_ranges: Ranges,
     service_nets: Array<MapData, Raw<ServiceNets>>,
     flows: Table<FlowKey, Flow>,
-    opening: Table<FlowKey, Flow>,
+    opening: Opening,
     pins: Table<PinKey, Pin>,
     backends: Array<MapData, Raw<Backend>>,
     counters: PerCpuArray<MapData, u64>,
@@ -63,7 +64,12 @@ pub(super) struct Tables {
 
 impl Tables {
     /// Takes the maps out of `ebpf`; `index` says what its frontends are, and `known` which connections it can know.
-    pub(super) fn take(ebpf: &mut Ebpf, index: Index, known: Bits) -> Result<Self, Error> {
+    pub(super) fn take(
+        ebpf: &mut Ebpf,
+        index: Index,
+        known: Bits,
+        opening: Opening,
+    ) -> Result<Self, Error> {
         Ok(Self {
             frontends: Table::take(ebpf, FRONTENDS)?,
             interfaces: Table::take(ebpf, INTERFACES)?,
@@ -71,7 +77,7 @@ impl Tables {
             source_ranges: Ranges::take(ebpf)?,
             service_nets: typed(ebpf, SERVICE_NETS)?,
             flows: Table::take(ebpf, FLOWS)?,
-            opening: Table::take(ebpf, OPENING)?,
+            opening,
             pins: Table::take(ebpf, PINS)?,
             backends: typed(ebpf, BACKENDS)?,
             counters: typed(ebpf, COUNTERS)?,
@@ -183,7 +189,7 @@ fn words(ebpf: &mut Ebpf, name: &'static str) -> Result<Words, Error> {
     };
     let info = data.info().map_err(|source| unusable(name, source))?;
     // The mapping holds a reference to the map itself; `data` may go.
-    Words::new(data.fd().as_fd(), info.max_entries())
+    Words::new(data.fd().as_fd(), info.max_entries() as usize)
         .map_err(|source| Error::Mmap { map: name, source })
 }
 
@@ -345,7 +351,7 @@ impl Dataplane for BpfDataplane {
                 }
             }
         };
-        opening.read_batches(&mut look)?;
+        opening.for_each_flow(|key, flow| look(&[key], &[flow]));
         flows.read_batches(&mut look)?;
         lost.retain(|(_, flow)| flow.expires_tick >= newest);
         let (mut lost, mut opening): (Vec<_>, Vec<_>) = lost
@@ -401,7 +407,7 @@ impl BpfDataplane {
     /// come twice.
     pub fn flows(&self) -> impl Iterator<Item = Result<(FlowKey, Flow), DataplaneError>> + '_ {
         let Tables { flows, opening, .. } = &self.tables;
-        opening.iter().chain(flows.iter())
+        opening.records().into_iter().map(Ok).chain(flows.iter())
     }
 
     /// Removes a connection; one that is not there is no error.
@@ -410,7 +416,7 @@ impl BpfDataplane {
     ///
     /// [`DataplaneError::Map`] if the kernel refuses.
     pub fn remove_flow(&mut self, key: &FlowKey) -> Result<(), DataplaneError> {
-        self.tables.opening.remove(key)?;
+        self.tables.opening.forget(key);
         self.tables.flows.remove(key)
     }
 

@@ -25,6 +25,7 @@ mod link;
 mod load;
 mod lock;
 mod maps;
+mod opening;
 mod pins;
 mod plan;
 mod query;
@@ -63,6 +64,7 @@ pub use self::{
     layout::Difference,
     lock::{Lock, lock},
     maps::{pinned_backends, pinned_counters, pinned_frontends},
+    opening::Opening,
     plan::{Attachment, Hook, TcMode, XdpMode},
     run::ProgramRun,
     sweep::{Sweeper, Swept},
@@ -141,7 +143,12 @@ pub fn open(object: &[u8], options: &Options) -> Result<BpfDataplane, Error> {
     let known = Bits::open(&pins)?;
     // An earlier version's programs, which may be there still, note nothing.
     known.distrust();
-    let tables = Tables::take(&mut ebpf, Index::open(&pins)?, known)?;
+    let tables = Tables::take(
+        &mut ebpf,
+        Index::open(&pins)?,
+        known,
+        Opening::pinned(&pins)?,
+    )?;
     if !has_sockets {
         sockets::sync(&mut ebpf, &pins, options.cgroup.as_deref())?;
     }

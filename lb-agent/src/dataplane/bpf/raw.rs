@@ -11,12 +11,16 @@ use aya::{
     util::nr_cpus,
 };
 use bytemuck::{Pod, Zeroable};
-use lb_common::maps::{Kind, MapSpec};
+use lb_common::{
+    FlowKey,
+    maps::{Kind, MapSpec, OPENING_WORDS},
+};
 use nix::errno::Errno;
 
 use super::{
     error::{Error, is_absent},
     load::spec_of,
+    opening::Opening,
     pins::Pins,
     syscall::{BATCH, Batch, bpf, command},
 };
@@ -38,6 +42,9 @@ type Take<'a> = dyn FnMut(&[u8], &[u8]) -> io::Result<()> + 'a;
 pub(super) struct RawMap {
     pub(super) spec: MapSpec,
     data: MapData,
+    /// Its records, of an array in which they are found by their keys.
+    records: Option<Opening>,
+    key_len: usize,
     /// Bytes of a value as system calls have it: of all CPUs, where each has its own.
     value_len: usize,
 }
@@ -74,11 +81,22 @@ impl RawMap {
         } else {
             value_size
         };
-        Ok(Some(Self {
+        let mut map = Self {
+            key_len: spec.key_size as usize,
             spec,
             data,
+            records: None,
             value_len,
-        }))
+        };
+        if map.spec.has_words() {
+            let records = Opening::open(path)?;
+            let records = records.ok_or_else(|| {
+                Error::of_map("open", OPENING_WORDS, io::ErrorKind::NotFound.into())
+            })?;
+            (map.key_len, map.value_len) = (size_of::<FlowKey>(), records.value_len());
+            map.records = Some(records);
+        }
+        Ok(Some(map))
     }
 
     /// Opens the map `name` that is pinned among `pins`, and must be.
@@ -105,6 +123,9 @@ impl RawMap {
         &self,
         mut take: impl FnMut(&[u8], &[u8]) -> io::Result<()>,
     ) -> io::Result<()> {
+        if let Some(records) = &self.records {
+            return records.for_each(&mut take);
+        }
         let kind = self.spec.kind;
         if [Kind::Hash, Kind::LruHash, Kind::Array]
             .map(|kind| kind as u32)
@@ -185,6 +206,10 @@ impl RawMap {
     /// Reads the element `key` into `value`; false if there is none.
     pub(super) fn get(&self, key: &[u8], value: &mut Vec<u8>) -> io::Result<bool> {
         self.check(key, None)?;
+        if let Some(records) = &self.records {
+            let there = records.get(key);
+            return Ok(there.map(|there| *value = there).is_some());
+        }
         value.resize(self.value_len, 0);
         self.element(command::LOOKUP, address(key), address_mut(value), 0)
     }
@@ -192,6 +217,9 @@ impl RawMap {
     /// Writes the element `key`. False if it is there and is to be left alone.
     pub(super) fn put(&self, key: &[u8], value: &[u8], put: Put) -> io::Result<bool> {
         self.check(key, Some(value))?;
+        if let Some(records) = &self.records {
+            return Ok(records.put(key, value, put));
+        }
         let put = put as u64;
         match self.element(command::UPDATE, address(key), address(value), put) {
             Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(false),
@@ -202,12 +230,19 @@ impl RawMap {
     /// Removes the element `key`, if it is there.
     pub(super) fn remove(&self, key: &[u8]) -> io::Result<()> {
         self.check(key, None)?;
+        if let Some(records) = &self.records {
+            records.remove(key);
+            return Ok(());
+        }
         self.element(command::DELETE, address(key), 0, 0)
             .map(|_| ())
     }
 
     /// How much of its capacity is taken: of an array, all up to the last element that is not zero.
     pub(super) fn used(&self) -> io::Result<u32> {
+        if let Some(records) = &self.records {
+            return Ok(records.count() as u32);
+        }
         let is_array = self.spec.kind == Kind::Array as u32;
         let mut used = 0;
         self.for_each(|key, value| {
@@ -223,8 +258,8 @@ impl RawMap {
 
     /// Keys and values must have the lengths that the kernel is going to read.
     fn check(&self, key: &[u8], value: Option<&[u8]>) -> io::Result<()> {
-        let is_right = key.len() == self.spec.key_size as usize
-            && value.is_none_or(|value| value.len() == self.value_len);
+        let is_right =
+            key.len() == self.key_len && value.is_none_or(|value| value.len() == self.value_len);
         if is_right {
             Ok(())
         } else {

@@ -12,19 +12,24 @@ use aya::maps::{HashMap, Map, MapData, MapError};
 use lb_common::{
     Flow, FlowKey, Phase,
     flow::Now,
-    maps::{FLOWS, LAYOUT_VERSION, OPENING},
+    maps::{FLOWS, LAYOUT_VERSION},
 };
 
 use super::{
     batch::Batches,
     error::{Error, is_absent},
     maps::Raw,
+    opening::Opening,
     pins::Pins,
 };
 
 /// How long a closed connection keeps its record where there is no room, in seconds: a last segment
 /// that is repeated comes earlier, or is taken up again like any other of an unknown connection.
 const CLOSED_S: u32 = 10;
+
+/// How long after its claim a record of `OPENING` is surely not being written any more, in seconds: an agent that was killed
+/// has left it. A processor of a virtual machine can be stopped for long.
+const CLAIMED_S: u64 = 60;
 
 /// What a sweep has found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,7 +46,7 @@ pub struct Swept {
 
 /// Sweeps the maps that are pinned.
 pub struct Sweeper {
-    opening: Records,
+    opening: Opening,
     flows: Records,
     batches: Batches<FlowKey, Flow>,
     /// The newest tick that a packet is known to have come at.
@@ -65,7 +70,7 @@ impl Sweeper {
     /// [`Error::Map`] if there is no such map.
     pub fn open(pin_dir: &Path, ticks_per_second: u32) -> Result<Self, Error> {
         Ok(Self {
-            opening: Records::open(pin_dir, OPENING)?,
+            opening: Opening::pinned(&Pins::at(pin_dir, LAYOUT_VERSION))?,
             flows: Records::open(pin_dir, FLOWS)?,
             batches: Batches::new(),
             newest: None,
@@ -93,7 +98,7 @@ impl Sweeper {
             is_no_room,
         };
         // The newest packets are those of new flows.
-        let (removed_opening, opening) = opening.sweep(batches, &mut clock)?;
+        let (removed_opening, opening) = sweep_opening(opening, &mut clock);
         let (removed, kept) = flows.sweep(batches, &mut clock)?;
         Ok(Swept {
             removed: removed + removed_opening,
@@ -104,7 +109,29 @@ impl Sweeper {
     }
 }
 
-/// One of the maps.
+/// Removes what is over in `OPENING`, and what an agent has left there that was killed; how many records have gone, and how
+/// many are left.
+fn sweep_opening(opening: &Opening, clock: &mut Clock<'_>) -> (u64, u64) {
+    let (mut over, mut others) = (Vec::new(), 0);
+    opening.for_each_flow(|key, flow| {
+        clock.advance(flow.seen_tick);
+        if clock.is_over(&flow) {
+            over.push(key);
+        } else {
+            others += 1;
+        }
+    });
+    // A packet may have revived some since they were read.
+    let remove = |key: &&FlowKey| opening.remove_if(key, |flow| clock.is_over(flow));
+    let removed = over.iter().filter(remove).count() as u64;
+    others += over.len() as u64 - removed;
+    if let Some(newest) = *clock.newest {
+        opening.tend(newest, CLAIMED_S * u64::from(clock.ticks_per_second));
+    }
+    (removed, others)
+}
+
+/// `FLOWS`.
 struct Records {
     name: &'static str,
     map: HashMap<MapData, Raw<FlowKey>, Raw<Flow>>,

@@ -7,10 +7,10 @@ use std::{
     sync::atomic::AtomicU64,
 };
 
-/// The elements of an mmap-able array, shared with the kernel programs.
+/// The words of 64 bits of an mmap-able array, shared with the kernel programs.
 ///
-/// Every element is read and written as one aligned 64-bit word, by the programs and here: no
-/// reader sees half of one.
+/// Every word is read and written as one here, and by the programs where it is an element by itself: then no reader
+/// sees half of one.
 pub(super) struct Words {
     first: NonNull<AtomicU64>,
     len: usize,
@@ -22,9 +22,8 @@ unsafe impl Send for Words {}
 unsafe impl Sync for Words {}
 
 impl Words {
-    /// Maps the `len` elements of the array `fd` (`BPF_F_MMAPABLE`, 8-byte values).
-    pub(super) fn new(fd: BorrowedFd<'_>, len: u32) -> io::Result<Self> {
-        let len = len as usize;
+    /// Maps the first `len` words of the array `fd` (`BPF_F_MMAPABLE`, values of whole words).
+    pub(super) fn new(fd: BorrowedFd<'_>, len: usize) -> io::Result<Self> {
         // SAFETY: a new mapping where the kernel likes, which touches no other memory.
         let address = unsafe {
             libc::mmap(

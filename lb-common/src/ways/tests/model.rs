@@ -60,18 +60,16 @@ enum Do {
     Remove(u32),
     /// Makes it older than any that is inserted.
     Touch(u32),
-    Keep(u32),
     /// Looks up, and compares the record with the tag.
     Read(u32),
 }
 
-/// What has been done: records that were published, displaced, removed, and kept.
+/// What has been done: records that were published, displaced, and removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Done {
     published: usize,
     displaced: usize,
     removed: usize,
-    kept: usize,
 }
 
 fn perform<const WAYS: usize>(bucket: &Bucket<WAYS>, what: Do) -> Done {
@@ -92,11 +90,6 @@ fn perform<const WAYS: usize>(bucket: &Bucket<WAYS>, what: Do) -> Done {
             if let Some((way, word)) = find(bucket, Tag(tag)) {
                 touch(bucket, way, word, 3);
             }
-        }
-        Do::Keep(tag) => {
-            let found = find(bucket, Tag(tag));
-            let is_kept = found.is_some_and(|(way, word)| keep(bucket, way, word));
-            done.kept = is_kept.into();
         }
         Do::Read(tag) => {
             if let Some((way, word)) = find(bucket, Tag(tag)) {
@@ -147,10 +140,9 @@ fn explore<const WAYS: usize>(
 
 /// Holds what a bucket has against what was done.
 fn settle<const WAYS: usize>(bucket: &Bucket<WAYS>, done: &[Done]) {
-    let (mut tags, mut kept) = (vec![], 0);
+    let mut tags = vec![];
     for way in 0..WAYS {
         let word = bucket.word(way);
-        kept += usize::from(word.is_kept());
         assert!(!word.is_claimed(), "a claim is left: {word:?}");
         if word.is_published() {
             assert_eq!(bucket.read(way), [u64::from(word.tag()); 2]);
@@ -161,9 +153,6 @@ fn settle<const WAYS: usize>(bucket: &Bucket<WAYS>, done: &[Done]) {
     let gone = sum(|done| done.displaced) + sum(|done| done.removed);
     assert_eq!(sum(|done| done.published), gone + tags.len(), "{tags:?}");
     let len = tags.len();
-    if sum(|done| done.removed) == 0 {
-        assert_eq!(sum(|done| done.kept), kept, "kept, and displaced");
-    }
     tags.sort_unstable();
     tags.dedup();
     assert_eq!(tags.len(), len, "a tag stands twice");
@@ -176,7 +165,7 @@ fn one_is_published(done: &[Done]) {
     assert_eq!(published, 1);
 }
 
-use Do::{Insert, Keep, Read, Remove, Touch};
+use Do::{Insert, Read, Remove, Touch};
 
 #[test]
 fn of_two_that_insert_the_same_one_succeeds() {
@@ -260,13 +249,6 @@ fn touch_brings_nothing_back() {
         2,
         anything,
     );
-}
-
-#[test]
-fn record_that_is_kept_is_not_displaced() {
-    let threads: &[&[Do]] = &[&[Keep(1)], &[Insert(2)], &[Insert(3)]];
-    explore::<1>(&[Insert(1)], threads, 2, anything);
-    explore::<2>(&[Insert(1)], threads, 2, anything);
 }
 
 #[test]

@@ -54,7 +54,8 @@ const HASH: Kind = Kind {
 /// Measures them, with maps that nothing else needs.
 pub(super) fn measure(rig: &mut Rig) -> Result<Vec<(&'static str, Samples)>> {
     let maps = [
-        ("WAYS_TABLE", BUCKETS),
+        ("WAYS_WORDS", BUCKETS),
+        ("WAYS_TABLE", BUCKETS * 8),
         ("WAYS_HASH", FLOWS_MAX as u32),
         ("WAYS_LRU", FULL),
     ];

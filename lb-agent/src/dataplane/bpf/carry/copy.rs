@@ -228,7 +228,7 @@ impl Copy {
     }
 
     fn copy_arena(&self) -> io::Result<()> {
-        let words = |map: &RawMap| Words::new(map.as_fd(), map.spec.max_entries);
+        let words = |map: &RawMap| Words::new(map.as_fd(), map.spec.max_entries as usize);
         let open = |map: &RawMap| words(map).map(Arena::new);
         let (from, mut to) = (open(&self.from)?, open(&self.to)?);
         let slots: &[Slot] = from.as_slice();
@@ -350,7 +350,7 @@ impl Copy {
             }
             Ok(())
         })?;
-        if phase == Phase::Before && there.len() < copied.len() {
+        if phase == Phase::Before && copied.keys().any(|id| !there.contains(id)) {
             for key in self.keys()? {
                 if !there.contains(&hasher.hash_one(&key)) {
                     self.to.remove(&key)?;

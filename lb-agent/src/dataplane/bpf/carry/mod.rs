@@ -31,7 +31,7 @@ use super::{
     index::Index,
     known::Bits,
     layout::{self, Layout},
-    load,
+    load, opening,
     pins::Pins,
     plan::Attachment,
     raw::RawMap,
@@ -76,6 +76,7 @@ pub(super) fn open(object: &[u8], options: &Options) -> Result<Opened, Error> {
         resume(object, options, &directory)?;
     }
     let live = directory.live();
+    opening::settle(&live)?;
     let Some((source, layout)) = source(&directory, options)? else {
         live.create()?;
         return adopt(object, options, live, options.maps.clone(), Vec::new());
@@ -125,7 +126,7 @@ fn adopt(
         ..options.clone()
     };
     Ok(Opened {
-        ebpf: load::load(object, &options, &pins)?,
+        ebpf: load::load(object, &options, &pins, &pins)?,
         pins,
         current: BTreeSet::new(),
         kept,
@@ -232,7 +233,7 @@ impl Carry<'_> {
             maps: self.plan.specs(),
             ..self.options.clone()
         };
-        let mut ebpf = load::load(self.object, &options, staging)?;
+        let mut ebpf = load::load(self.object, &options, staging, self.source)?;
         self.reach(Step::Loaded)?;
         let mut copies = Copies::open(self.source, staging, &self.plan.maps)?;
         if !is_resumed && switch::leaves_old_ones_behind(self.source)? {

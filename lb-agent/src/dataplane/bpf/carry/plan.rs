@@ -2,10 +2,13 @@
 
 use std::fmt;
 
-use lb_common::maps::{
-    ADDRESSES, AFFINITY, COUNTERS, DROPS, ESTABLISHED, EVENTS, FLOWS, FRAGMENTS, FRONTEND_COPIES,
-    FRONTEND_INDEX, FRONTENDS, HELD, KNOWN, Kind, LAST_DROPS, MapSpec, OPENING, OPENING_PINS, PINS,
-    SERVICE_NETS, SOCKETS,
+use lb_common::{
+    flow::opening,
+    maps::{
+        ADDRESSES, AFFINITY, COUNTERS, DROPS, ESTABLISHED, EVENTS, FLOWS, FRAGMENTS,
+        FRONTEND_COPIES, FRONTEND_INDEX, FRONTENDS, HELD, KNOWN, Kind, LAST_DROPS, MapSpec,
+        OPENING, OPENING_PINS, OPENING_WORDS, PINS, SERVICE_NETS, SOCKETS,
+    },
 };
 
 use crate::dataplane::bpf::layout::{Convert, Difference, Elements, Layout, differences};
@@ -104,6 +107,7 @@ pub(super) fn plan(
     let mut is_needed = layout.is_some();
     let mut maps = Vec::new();
     for spec in wanted {
+        let spec = &beside(*spec, &maps);
         let Some(found) = found(spec.name) else {
             maps.push(fresh(*spec));
             continue;
@@ -127,7 +131,7 @@ pub(super) fn plan(
                 wanted: spec.max_entries,
                 used: found.used,
             });
-            spec.max_entries = found.spec.max_entries;
+            spec = as_large(spec, &found.spec);
         }
         let follows = follows(spec.name);
         if kept.iter().any(|kept| Some(kept.map) == follows) {
@@ -153,6 +157,32 @@ pub(super) fn plan(
     }
 }
 
+/// The same with the capacity of a map that there is; records that have words are in whole buckets.
+fn as_large(spec: MapSpec, found: &MapSpec) -> MapSpec {
+    let max_entries = if spec.has_words() {
+        opening::records(found.max_entries)
+    } else {
+        found.max_entries
+    };
+    MapSpec {
+        max_entries,
+        ..spec
+    }
+}
+
+/// The same with as many words as the records need that are planned already: those of an earlier layout have none, whose
+/// capacity they could follow.
+fn beside(spec: MapSpec, maps: &[Carried]) -> MapSpec {
+    let records = maps.iter().find(|map| map.spec.has_words());
+    match records.filter(|_| spec.name == OPENING_WORDS) {
+        Some(records) => MapSpec {
+            max_entries: opening::lines(records.spec.max_entries),
+            ..spec
+        },
+        None => spec,
+    }
+}
+
 fn fresh(spec: MapSpec) -> Carried {
     Carried {
         spec,
@@ -174,6 +204,8 @@ fn way(map: &str) -> Way {
         ESTABLISHED => Way::Fresh,
         // The agent finds it out.
         KNOWN => Way::Fresh,
+        // Goes with what is put into `OPENING`.
+        OPENING_WORDS => Way::Fresh,
         // What `FRONTENDS` says, and each is of no use without the other.
         FRONTEND_INDEX | FRONTEND_COPIES => Way::Fresh,
         SERVICE_NETS => Way::CopyLast,
@@ -193,9 +225,9 @@ fn follows(map: &str) -> Option<&'static str> {
 /// How much may be taken for a map to become one like `spec`.
 ///
 /// A hash that programs fill goes on filling while it is carried over: half of it is for what comes
-/// meanwhile. One that forgets has room for all.
+/// meanwhile. One that forgets has room for all; of one with buckets, some are full where half of it is taken.
 fn room(spec: &MapSpec, way: Way) -> u32 {
-    if way == Way::Follow && spec.kind == Kind::Hash as u32 {
+    if way == Way::Follow && spec.kind == Kind::Hash as u32 || spec.has_words() {
         spec.max_entries / 2
     } else {
         spec.max_entries
@@ -210,7 +242,14 @@ fn room(spec: &MapSpec, way: Way) -> u32 {
 fn is_apart(map: &str) -> bool {
     matches!(
         map,
-        FLOWS | OPENING | ESTABLISHED | KNOWN | SERVICE_NETS | FRONTEND_INDEX | FRONTEND_COPIES
+        FLOWS
+            | OPENING
+            | OPENING_WORDS
+            | ESTABLISHED
+            | KNOWN
+            | SERVICE_NETS
+            | FRONTEND_INDEX
+            | FRONTEND_COPIES
     )
 }
 
@@ -263,6 +302,7 @@ mod tests {
             (FRONTEND_COPIES, Way::Fresh),
             (FLOWS, Way::Follow),
             (OPENING, Way::Follow),
+            (OPENING_WORDS, Way::Fresh),
             (ESTABLISHED, Way::Fresh),
             (KNOWN, Way::Fresh),
             (SERVICE_NETS, Way::CopyLast),

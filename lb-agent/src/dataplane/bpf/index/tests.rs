@@ -23,7 +23,7 @@ fn index(copies: usize) -> (Index, [File; 2]) {
     let mapped = |words: usize| {
         let file = tempfile::tempfile().unwrap();
         file.set_len((words * 8) as u64).unwrap();
-        (Words::new(file.as_fd(), words as u32).unwrap(), file)
+        (Words::new(file.as_fd(), words).unwrap(), file)
     };
     let (buckets, one) = mapped(BUCKETS * Bucket::WORDS);
     let (copies, other) = mapped(copies * COPY);

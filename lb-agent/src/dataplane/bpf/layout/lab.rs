@@ -5,8 +5,9 @@
 
 use lb_common::{
     Flow, FlowKey,
+    flow::opening::Record,
     maps::{
-        FLOWS, FLOWS_MAX, Kind, LAB_LAYOUT_VERSION, MapSpec, OPENING, OPENING_MAX,
+        FLOWS, FLOWS_MAX, Kind, LAB_LAYOUT_VERSION, MMAPABLE, MapSpec, OPENING, OPENING_MAX,
         SHIPPED_LAYOUT_VERSION,
     },
 };
@@ -33,21 +34,32 @@ pub(super) const OTHER: Layout = Layout {
         LAB_LAYOUT_VERSION
     },
     changed: &[
-        records(FLOWS, Kind::Hash, FLOWS_MAX),
-        records(OPENING, Kind::LruHash, OPENING_MAX),
+        Changed {
+            spec: MapSpec {
+                value_size: OTHER_FLOW,
+                ..MapSpec::new::<FlowKey, Flow>(FLOWS, Kind::Hash, FLOWS_MAX)
+            },
+            elements: Elements::Convert(CONVERT),
+        },
+        Changed {
+            spec: MapSpec {
+                value_size: OTHER_RECORD,
+                flags: MMAPABLE,
+                ..MapSpec::new::<u32, Record>(OPENING, Kind::Array, OPENING_MAX)
+            },
+            elements: Elements::Convert(CONVERT),
+        },
     ],
 };
 
-const fn records(name: &'static str, kind: Kind, max_entries: usize) -> Changed {
-    const CONVERT: Convert = if IS_LAB { lengthen } else { shorten };
-    Changed {
-        spec: MapSpec {
-            value_size: OTHER_FLOW,
-            ..MapSpec::new::<FlowKey, Flow>(name, kind, max_entries)
-        },
-        elements: Elements::Convert(CONVERT),
-    }
-}
+/// Bytes of a record with its key in the other layout.
+const OTHER_RECORD: u32 = if IS_LAB {
+    size_of::<Record>() - EXTRA
+} else {
+    size_of::<Record>() + EXTRA
+} as u32;
+
+const CONVERT: Convert = if IS_LAB { lengthen } else { shorten };
 
 fn lengthen(key: &[u8], value: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
     Some((key.to_vec(), [&[0; EXTRA], value].concat()))

@@ -6,6 +6,8 @@
 
 mod difference;
 mod lab;
+#[cfg(not(feature = "lab-layout"))]
+mod v3;
 
 use lb_common::maps::MapSpec;
 
@@ -43,6 +45,10 @@ pub(super) enum Elements {
 pub(super) type Convert = fn(&[u8], &[u8]) -> Option<(Vec<u8>, Vec<u8>)>;
 
 /// All of them.
+#[cfg(not(feature = "lab-layout"))]
+const KNOWN: [Layout; 2] = [lab::OTHER, v3::LAYOUT];
+/// The lab's knows the one that is shipped.
+#[cfg(feature = "lab-layout")]
 const KNOWN: [Layout; 1] = [lab::OTHER];
 
 /// The layout of this version, if it can be taken over from.

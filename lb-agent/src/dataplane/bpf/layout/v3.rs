@@ -1,0 +1,22 @@
+//! The third layout, in which `OPENING` was an LRU hash map.
+
+use lb_common::{
+    Flow, FlowKey,
+    maps::{Kind, MapSpec, OPENING, OPENING_MAX},
+};
+
+use super::{Changed, Elements, Layout};
+
+/// As the shipped agent sees it.
+pub(super) const LAYOUT: Layout = Layout {
+    version: 3,
+    changed: &[Changed {
+        spec: MapSpec::new::<FlowKey, Flow>(OPENING, Kind::LruHash, OPENING_MAX),
+        elements: Elements::Convert(same),
+    }],
+};
+
+/// Records have the same keys and values.
+fn same(key: &[u8], value: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+    Some((key.to_vec(), value.to_vec()))
+}
