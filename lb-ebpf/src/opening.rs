@@ -64,8 +64,6 @@ fn tick() -> u64 {
 
 /// Which element of `OPENING` the record of a key is, or [`NONE`]. The verifier follows it once, and not once for each
 /// call: its name is seen from outside, and it takes pointers to what it knows the size of, and returns a number.
-///
-/// Its parts, too, are out of line: the stack of all calls together is small.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn opening_find(key: *const FlowKey) -> u64 {

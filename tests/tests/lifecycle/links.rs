@@ -16,7 +16,7 @@ use lb_agent::dataplane::bpf::{self, BpfDataplane, Options, TcMode, XdpMode};
 use lb_agent::interfaces::{Device, State};
 use lb_agent::object;
 use lb_common::counter::{Hook, Outcome};
-use lb_common::maps::{LAYOUT_VERSION, MapSpec, SPECS};
+use lb_common::maps::{LAYOUT_VERSION, MapSpec, OPENING, OPENING_WORDS, SPECS};
 use lb_common::{Counter, DatapathConfig, Role};
 use lb_tests::lab::Netns;
 use nix::errno::Errno;
@@ -30,6 +30,19 @@ use crate::times;
 
 /// Packets between two exchanges, at least.
 const PACKETS: u64 = 50;
+
+/// The same for some connections only.
+fn small(spec: MapSpec) -> MapSpec {
+    let max_entries = match spec.name {
+        // The two belong together.
+        OPENING | OPENING_WORDS => spec.max_entries,
+        _ => spec.max_entries.min(1 << 14),
+    };
+    MapSpec {
+        max_entries,
+        ..spec
+    }
+}
 
 /// A pair of devices in a namespace of their own: what the first one sends, the second one receives.
 struct Wire {
@@ -57,13 +70,7 @@ impl Wire {
             cgroup: None,
             xdp: XdpMode::Native,
             tc: TcMode::Auto,
-            maps: SPECS
-                .iter()
-                .map(|spec| MapSpec {
-                    max_entries: spec.max_entries.min(1 << 14),
-                    ..*spec
-                })
-                .collect(),
+            maps: SPECS.into_iter().map(small).collect(),
             config: DatapathConfig::DEFAULT,
             discards_unknown_layouts: false,
             stop_after: None,
