@@ -1,9 +1,9 @@
-//! What earlier programs hold is carried over into maps of other capacities, or of another layout.
+//! What earlier programs hold is carried over into maps of other capacities.
 
-use std::{fs, path::Path, process::Command};
+use std::fs;
 
 use aya::{
-    maps::{Array, HashMap, Map, MapData, MapError},
+    maps::{Array, Map, MapData},
     programs::TcAttachType,
 };
 use bytemuck::Zeroable as _;
@@ -15,18 +15,17 @@ use lb_agent::{
     interfaces::State,
 };
 use lb_common::{
-    Addr, BackendRef, Flow, FlowKey, Role, Slot,
+    Addr, BackendRef, Flow, Role, Slot,
     flow::opening::{self, WAYS},
     maps::{
-        BACKENDS, FLOWS, FRONTENDS, LAB_LAYOUT_VERSION, LAYOUT_VERSION, MMAPABLE, OPENING,
-        OPENING_WORDS, SLOTS, SOURCE_RANGES, VIPS,
+        BACKENDS, FLOWS, FRONTENDS, LAYOUT_VERSION, OPENING, OPENING_WORDS, SLOTS, SOURCE_RANGES,
+        VIPS,
     },
-    ways::{Place, Word},
 };
 
 use super::{
     PinDir,
-    devices::{NOTHING, has_xdp, in_namespace, ip, state, sync, tcx},
+    devices::{has_xdp, in_namespace, ip, state, sync, tcx},
     maps::{addr, backend, frontend, interface, key, nets, range, vip},
     soon,
     sweep::{self, numbers, records},
@@ -66,7 +65,7 @@ const SLOT: Slot = Slot {
 };
 
 /// Something in every map that the agent writes.
-fn fill(dataplane: &mut BpfDataplane) {
+pub(super) fn fill(dataplane: &mut BpfDataplane) {
     let elements = [
         Element::Frontend(key(1), frontend(7)),
         Element::Frontend(key(2), frontend(8)),
@@ -84,7 +83,7 @@ fn fill(dataplane: &mut BpfDataplane) {
 }
 
 /// What the maps hold, apart from their sizes.
-fn held(dataplane: &BpfDataplane) -> (Observation, Vec<Slot>) {
+pub(super) fn held(dataplane: &BpfDataplane) -> (Observation, Vec<Slot>) {
     let observed = Observation {
         frontends_max: 0,
         backends_max: 0,
@@ -104,7 +103,7 @@ fn put_flows(pins: &PinDir) {
 }
 
 #[track_caller]
-fn assert_flows(pins: &PinDir) {
+pub(super) fn assert_flows(pins: &PinDir) {
     assert_eq!(numbers(&records(pins, FLOWS)), Vec::from_iter(1..=20));
     assert_eq!(numbers(&records(pins, OPENING)), Vec::from_iter(101..=120));
 }
@@ -117,7 +116,7 @@ fn entries(pins: &PinDir) -> Vec<String> {
 }
 
 #[track_caller]
-fn assert_tidy(pins: &PinDir) {
+pub(super) fn assert_tidy(pins: &PinDir) {
     assert_eq!(entries(pins), [format!("v{LAYOUT_VERSION}")]);
 }
 
@@ -137,7 +136,7 @@ fn seed(pins: &PinDir) -> u64 {
     seed
 }
 
-fn words_of_opening(pins: &PinDir) -> Array<MapData, [u64; WAYS]> {
+pub(super) fn words_of_opening(pins: &PinDir) -> Array<MapData, [u64; WAYS]> {
     let path = pins
         .0
         .join(format!("v{LAYOUT_VERSION}/maps/{OPENING_WORDS}"));
@@ -218,7 +217,7 @@ fn records_and_words_without_each_other_stand_in_nobodys_way() {
 }
 
 /// Devices with all programs, and their state.
-fn devices() -> State {
+pub(super) fn devices() -> State {
     ip("link add wan type veth peer name pod");
     ip("link add over type vxlan id 7 dstport 4789");
     state(&[
@@ -229,7 +228,7 @@ fn devices() -> State {
 }
 
 /// Ids of the programs of all hooks; each hook has one.
-fn programs() -> Vec<u32> {
+pub(super) fn programs() -> Vec<u32> {
     use TcAttachType::{Egress, Ingress};
     let hooks = [
         ("pod", Ingress),
@@ -403,168 +402,4 @@ fn connections_take_the_ports_of_closed_ones_while_maps_are_carried_over() {
         assert_eq!(owners(&records(&pins, FLOWS)), [(1, 1), (5, 1)]);
         assert_eq!(owners(&records(&pins, OPENING)), [(2, 2), (3, 2), (4, 2)]);
     });
-}
-
-/// Bytes, as they lie in a map.
-#[derive(Clone, Copy)]
-#[repr(transparent)]
-struct Bytes<const N: usize>([u8; N]);
-
-// SAFETY: an array of bytes has no padding and no invalid bit patterns.
-unsafe impl<const N: usize> aya::Pod for Bytes<N> {}
-
-const KEY: usize = size_of::<FlowKey>();
-const RECORD: usize = size_of::<Flow>();
-/// A record of the lab's layout: eight bytes, and one of ours.
-const LONGER: usize = RECORD + 8;
-/// A bucket of them.
-const PAIR: usize = KEY.next_multiple_of(8) + LONGER;
-
-/// Makes a map in the place of another one.
-fn replace<T: TryFrom<Map, Error = MapError>>(path: &Path, looks: &str) -> T {
-    fs::remove_file(path).unwrap();
-    let name = path.file_name().unwrap().to_str().unwrap();
-    let mut command = Command::new("bpftool");
-    let command = command.args(["map", "create"]).arg(path);
-    let command = command.args(looks.split(' ')).args(["name", name]);
-    assert!(command.status().unwrap().success(), "{looks}");
-    let map = Map::from_map_data(MapData::from_pin(path).unwrap()).unwrap();
-    map.try_into().unwrap()
-}
-
-fn of_hash<const N: usize>(kind: &str) -> String {
-    format!("type {kind} key {KEY} value {N} entries 1024")
-}
-
-fn seen_at(tick: u16) -> Flow {
-    Flow {
-        seen_tick: tick.into(),
-        ..Flow::zeroed()
-    }
-}
-
-fn longer(number: u16) -> [u8; LONGER] {
-    let mut value = [0xff; LONGER];
-    value[8..].copy_from_slice(bytemuck::bytes_of(&seen_at(number)));
-    value
-}
-
-/// A record of the lab's layout.
-fn pair(number: u16) -> [u8; PAIR] {
-    let mut pair = [0; PAIR];
-    pair[..KEY].copy_from_slice(bytemuck::bytes_of(&sweep::key(number)));
-    pair[KEY.next_multiple_of(8)..].copy_from_slice(&longer(number));
-    pair
-}
-
-/// Makes the pins those of the lab's layout.
-fn become_the_labs(pins: &PinDir) {
-    let ours = pins.0.join(format!("v{LAYOUT_VERSION}"));
-    let at = |name| ours.join("maps").join(name);
-    let mut flows: HashMap<_, Bytes<KEY>, Bytes<LONGER>> =
-        replace(&at(FLOWS), &of_hash::<LONGER>("hash"));
-    for number in 1..=20 {
-        let key = bytemuck::cast(sweep::key(number));
-        flows.insert(Bytes(key), Bytes(longer(number)), 0).unwrap();
-    }
-    let looks = format!("type array key 4 value {PAIR} entries 1024 flags {MMAPABLE}");
-    let mut records: Array<_, Bytes<PAIR>> = replace(&at(OPENING), &looks);
-    let mut words = words_of_opening(pins);
-    let numbers: Vec<u16> = (101..=120).collect();
-    for (bucket, numbers) in (0..).zip(numbers.chunks(7)) {
-        let mut line = [0; WAYS];
-        for (way, (word, number)) in line.iter_mut().zip(numbers).enumerate() {
-            let tag = Place::of(u64::from(*number) << 8, 1).tag;
-            *word = Word::FREE.claimed(tag, 7).published().0;
-            let record = opening::record(bucket, way);
-            records.set(record, Bytes(pair(*number)), 0).unwrap();
-        }
-        words.set(opening::line(bucket), line, 0).unwrap();
-    }
-    fs::rename(ours, pins.0.join(format!("v{LAB_LAYOUT_VERSION}"))).unwrap();
-}
-
-/// Makes the pins those of the third layout.
-fn become_the_third(pins: &PinDir) {
-    let ours = pins.0.join(format!("v{LAYOUT_VERSION}"));
-    let path = ours.join("maps").join(OPENING);
-    let mut opening: HashMap<_, Bytes<KEY>, Bytes<RECORD>> =
-        replace(&path, &of_hash::<RECORD>("lru_hash"));
-    for number in 101..=120 {
-        let key = bytemuck::cast(sweep::key(number));
-        let value = bytemuck::cast(seen_at(number));
-        opening.insert(Bytes(key), Bytes(value), 0).unwrap();
-    }
-    fs::remove_file(path.with_file_name(OPENING_WORDS)).unwrap();
-    fs::rename(ours, pins.0.join("v3")).unwrap();
-}
-
-/// What `become_another` makes of pins is taken over, with the links.
-fn check_takeover(become_another: fn(&PinDir)) {
-    in_namespace(move || {
-        let pins = PinDir::new();
-        let all = devices();
-        let mut dataplane = pins.open();
-        fill(&mut dataplane);
-        let before = held(&dataplane);
-        let _attached = sync(&mut dataplane, &all);
-        drop(dataplane);
-        for number in 1..=20 {
-            sweep::put_at(
-                &mut records(&pins, FLOWS),
-                sweep::key(number),
-                seen_at(number),
-            );
-        }
-        become_another(&pins);
-
-        let mut dataplane = pins.open();
-        assert_eq!(held(&dataplane), before);
-        assert_flows(&pins);
-        for (map, number) in [(FLOWS, 7), (OPENING, 107)] {
-            let flow = sweep::flow(&records(&pins, map), number);
-            assert_eq!(flow, seen_at(number), "the record itself");
-        }
-        assert_tidy(&pins);
-        soon("the old programs have gone", || programs().len() == 5);
-        assert_eq!(sync(&mut dataplane, &all), NOTHING);
-    });
-}
-
-#[test]
-fn maps_of_another_layout_are_taken_over_with_their_links() {
-    check_takeover(become_the_labs);
-}
-
-#[test]
-fn maps_of_the_layout_in_which_connections_opened_in_a_hash_map_are_taken_over_with_their_links() {
-    check_takeover(become_the_third);
-}
-
-#[test]
-fn maps_of_an_unknown_layout_are_left_alone_unless_told_otherwise() {
-    let pins = PinDir::new();
-    drop(pins.open());
-    let unknown = pins.0.join("v4294967295");
-    fs::rename(pins.0.join(format!("v{LAYOUT_VERSION}")), &unknown).unwrap();
-    let error = pins.open_with(|_| {}).err().unwrap();
-    assert!(
-        matches!(
-            error,
-            Error::UnknownLayout {
-                version: u32::MAX,
-                ..
-            }
-        ),
-        "{error}"
-    );
-    assert!(
-        error.to_string().contains("--discard-unknown-layouts"),
-        "{error}"
-    );
-    assert!(unknown.exists());
-
-    let dataplane = pins.open_with(|options| options.discards_unknown_layouts = true);
-    assert_eq!(dataplane.unwrap().observe().unwrap().frontends.len(), 0);
-    assert_tidy(&pins);
 }

@@ -29,6 +29,7 @@ mod carry;
 mod devices;
 mod filters;
 mod known;
+mod layouts;
 mod maps;
 mod sockets;
 mod sweep;
