@@ -453,12 +453,13 @@ impl Bucket<'_> {
         let mut words = [0; KEY_WORDS * WORD];
         words[..KEY].copy_from_slice(key);
         let words = words.chunks_exact(WORD).chain(value.chunks_exact(WORD));
-        let shared = self.record(way).iter().zip(words);
+        let shared = self.record(way).iter().zip(words).enumerate();
         // Whose a record is comes last: one that only keeps a port is nobody's, until all the rest of it is there.
-        let (client, others): (Vec<_>, Vec<_>) =
-            shared.enumerate().partition(|(at, _)| CLIENT.contains(at));
-        for (_, (shared, word)) in others.into_iter().chain(client) {
-            shared.store(bytemuck::pod_read_unaligned(word), Release);
+        for is_client in [false, true] {
+            let part = shared.clone();
+            for (_, (shared, word)) in part.filter(|(at, _)| CLIENT.contains(at) == is_client) {
+                shared.store(bytemuck::pod_read_unaligned(word), Release);
+            }
         }
     }
 }
