@@ -1,6 +1,6 @@
-//! Calls of `memcpy` and its kin in an eBPF object.
+//! Calls of functions in an eBPF object, and those of `memcpy` and its kin.
 //!
-//! For BPF they are loops over bytes: a 63-instruction program with one visits 304. The object
+//! For BPF the latter are loops over bytes: a 63-instruction program with one visits 304. The object
 //! always contains the functions; what matters is whether a program calls one.
 
 use anyhow::{Context as _, Result};
@@ -13,10 +13,10 @@ use object::{
 const SLOW: [&str; 5] = ["bcmp", "memcmp", "memcpy", "memmove", "memset"];
 
 /// Bytes of an instruction; `lddw` has two of them.
-const INSTRUCTION: usize = 8;
+pub(super) const INSTRUCTION: usize = 8;
 
 /// `lddw`, load a 64-bit constant.
-const LOAD_WIDE: u8 = 0x18;
+pub(super) const LOAD_WIDE: u8 = 0x18;
 
 /// `call`, of a helper or (source register 1) of a function.
 const CALL: u8 = 0x85;
@@ -24,27 +24,32 @@ const CALL: u8 = 0x85;
 /// Finds calls of slow functions from anything but slow functions.
 pub(super) fn check(object: &[u8]) -> Result<Vec<String>> {
     let file = object::File::parse(object).context("cannot read the eBPF object")?;
-    let mut problems = Vec::new();
-    for section in file
-        .sections()
-        .filter(|section| section.kind() == SectionKind::Text)
-    {
+    let is_slow = |name: &String| SLOW.contains(&name.as_str());
+    let slow = all(&file)?
+        .into_iter()
+        .filter(|(caller, callee)| is_slow(callee) && !is_slow(caller));
+    let mut problems: Vec<_> = slow
+        .map(|(caller, callee)| format!("{caller} calls {callee}"))
+        .collect();
+    problems.dedup();
+    Ok(problems)
+}
+
+/// Who calls whom, by name.
+pub(super) fn all(file: &object::File<'_>) -> Result<Vec<(String, String)>> {
+    let mut all = Vec::new();
+    let is_code = |section: &object::Section<'_, '_>| section.kind() == SectionKind::Text;
+    for section in file.sections().filter(is_code) {
         let code = section.data().context("cannot read the code")?;
         for (offset, immediate) in calls(code) {
             let index = section.index();
-            let target = relocated(&file, index, offset, immediate)
+            let target = relocated(file, index, offset, immediate)
                 .unwrap_or((index, offset + 8 + immediate * 8));
-            let (caller, callee) = (
-                function_at(&file, (index, offset)),
-                function_at(&file, target),
-            );
-            if SLOW.contains(&callee.as_str()) && !SLOW.contains(&caller.as_str()) {
-                problems.push(format!("{caller} calls {callee}"));
-            }
+            let caller = function_at(file, (index, offset));
+            all.push((caller, function_at(file, target)));
         }
     }
-    problems.dedup();
-    Ok(problems)
+    Ok(all)
 }
 
 /// Offsets and immediates of the calls of functions.
@@ -100,7 +105,7 @@ fn function_at(file: &object::File<'_>, (section, offset): (SectionIndex, i64)) 
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use object::{
         Architecture, BinaryFormat, Endianness, RelocationFlags, SymbolFlags, SymbolScope, elf,
         write::{Object, Relocation, SectionId, StandardSection, Symbol, SymbolId, SymbolSection},
@@ -108,9 +113,9 @@ mod tests {
 
     use super::*;
 
-    const EXIT: [u8; 8] = [0x95, 0, 0, 0, 0, 0, 0, 0];
+    pub(in crate::tidy) const EXIT: [u8; 8] = [0x95, 0, 0, 0, 0, 0, 0, 0];
 
-    fn call(immediate: i32) -> [u8; 8] {
+    pub(in crate::tidy) fn call(immediate: i32) -> [u8; 8] {
         let [i0, i1, i2, i3] = immediate.to_ne_bytes();
         [CALL, 0x10, 0, 0, i0, i1, i2, i3]
     }
@@ -123,7 +128,7 @@ mod tests {
         }
     }
 
-    fn function(
+    pub(in crate::tidy) fn function(
         object: &mut Object<'_>,
         section: SectionId,
         name: &str,
@@ -143,9 +148,14 @@ mod tests {
         symbol
     }
 
+    /// An object with nothing in it.
+    pub(in crate::tidy) fn object() -> Object<'static> {
+        Object::new(BinaryFormat::Elf, Architecture::Bpf, endianness())
+    }
+
     /// An object with `memcpy` in `.text`, and a program that calls it if `calls`, by relocation.
-    fn object(calls: bool) -> Vec<u8> {
-        let mut object = Object::new(BinaryFormat::Elf, Architecture::Bpf, endianness());
+    fn with_memcpy(calls: bool) -> Vec<u8> {
+        let mut object = object();
         let text = object.section_id(StandardSection::Text);
         let memcpy = function(&mut object, text, "memcpy", &[EXIT]);
         let programs = object.add_section(vec![], b"xdp".to_vec(), SectionKind::Text);
@@ -176,17 +186,17 @@ mod tests {
 
     #[test]
     fn call_from_a_program_is_found() {
-        assert_eq!(check(&object(true)).unwrap(), ["uplink calls memcpy"]);
+        assert_eq!(check(&with_memcpy(true)).unwrap(), ["uplink calls memcpy"]);
     }
 
     #[test]
     fn function_that_nobody_calls_does_no_harm() {
-        assert_eq!(check(&object(false)).unwrap(), Vec::<String>::new());
+        assert_eq!(check(&with_memcpy(false)).unwrap(), Vec::<String>::new());
     }
 
     #[test]
     fn call_within_the_section_needs_no_relocation() {
-        let mut object = Object::new(BinaryFormat::Elf, Architecture::Bpf, endianness());
+        let mut object = object();
         let text = object.section_id(StandardSection::Text);
         function(&mut object, text, "helper", &[call(1), EXIT]);
         function(&mut object, text, "memset", &[EXIT, EXIT]);

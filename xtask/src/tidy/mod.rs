@@ -1,5 +1,7 @@
 //! `cargo xtask tidy`: the rules that compilers and linters do not know.
 
+use std::fs;
+
 use anyhow::{Result, ensure};
 
 use self::source::Source;
@@ -11,6 +13,7 @@ mod forbidden;
 mod size;
 pub(crate) mod source;
 mod specification;
+mod stack;
 mod verifier;
 
 /// Checks everything; `bless` records the verifier's counts and the proofs of items instead of
@@ -50,27 +53,23 @@ pub(crate) fn run(bless: bool) -> Result<Tally> {
         specification::check(&workspace, &sources)
             .and_then(|problems| check("SPECIFICATION.md names tests that there are", problems)),
     );
-    // Without an object there is nothing more to check, but what was found must still be said.
-    let object = ebpf::build();
-    tally.record(
-        object
-            .as_ref()
-            .map_err(|error| anyhow::anyhow!("{error:#}"))
-            .and_then(|path| {
-                check(
-                    "no program calls memcpy and its kin",
-                    calls::check(&std::fs::read(path)?)?,
-                )
-            }),
-    );
-    tally.record(object.and_then(|path| {
-        let problems = verifier::check(&workspace, &std::fs::read(path)?, bless)?;
-        check(
-            "the verifier visits as few instructions as before",
-            problems,
-        )
-    }));
+    check_object(&workspace, bless, &mut tally);
     Ok(tally)
+}
+
+/// Checks the programs. Without an object there is nothing to check, but what was found before must still be said.
+fn check_object(workspace: &Workspace, bless: bool, tally: &mut Tally) {
+    let object = match ebpf::build().and_then(|path| Ok(fs::read(path)?)) {
+        Ok(object) => object,
+        Err(error) => return tally.record(Err(error)),
+    };
+    let no_slow_calls = "no program calls memcpy and its kin";
+    tally.record(calls::check(&object).and_then(|problems| check(no_slow_calls, problems)));
+    let small_frames = "calls have room on the stack where kernels count most";
+    tally.record(stack::check(&object).and_then(|problems| check(small_frames, problems)));
+    let few_instructions = "the verifier visits as few instructions as before";
+    let visited = verifier::check(workspace, &object, bless);
+    tally.record(visited.and_then(|problems| check(few_instructions, problems)));
 }
 
 /// Turns the problems that a check found into its result.
