@@ -2,13 +2,15 @@
 //!
 //! A set-associative table in an array: each bucket has some records, its ways, and for each of them a word that
 //! says whose it is. A look-up reads the words, which lie in one cache line, and goes to one record. Whoever inserts claims a
-//! way by exchanging its word, writes the record, and publishes it by exchanging the word again. Nobody waits for anybody, so
+//! way by exchanging its word, makes the claim firm by exchanging it again, writes the record, and publishes it by
+//! writing the word. Nobody waits for anybody, so
 //! that a process that dies in the midst of it costs one way of one bucket, and the key that it wanted to insert is refused, until
 //! somebody [frees](clear) what was claimed.
 //!
 //! Of two that insert the same tag at the same moment, one succeeds at most: after its claim, each looks at all other
-//! words. What is published there goes first; of two claims, the one of the lower way, which takes the other one its tag
-//! away.
+//! words. What is published there, or firm, goes first; of two claims, the one of the lower way, which takes the other one
+//! its tag away. A claim is firm before its record is written, and not exchanged afterwards: an exchange waits until
+//! the processor has written everything before it, and a record's lines are in no cache.
 //!
 //! The words are all that is shared by these rules. A record that is displaced or removed may be another one's while it
 //! is being read: whoever needs all of it as it was compares the word before with the one after, in which a number counts
@@ -51,6 +53,9 @@ pub trait Words<const WAYS: usize> {
     /// Replaces a word if it still is `from`; whether it was. Then it is a full barrier, as BPF's `cmpxchg` is: nothing is
     /// moved across it.
     fn exchange(&self, way: usize, from: Word, to: Word) -> bool;
+    /// Replaces a word that nobody else changes, and may do so without comparing; false if it has seen that somebody has changed
+    /// it. Who reads it sees everything that was written before.
+    fn store(&self, way: usize, from: Word, to: Word) -> bool;
     /// The same number, of which the optimiser knows nothing: where it would see a comparison, there would be a branch, and
     /// the verifier follows every one on its own.
     #[inline(always)]
@@ -154,15 +159,16 @@ pub fn begin<B: Words<WAYS>, const WAYS: usize>(
     tick: u64,
     displace: Displace,
 ) -> Claim {
-    begin_by(
-        || claim(bucket, tag, tick, displace),
-        |way| confirm(bucket, tag, way),
-    )
+    begin_by(bucket, tag, || claim(bucket, tag, tick, displace))
 }
 
-/// The same by its parts, [`claim`] and [`confirm`].
+/// The same for whoever has a way of his own to [claim] one.
 #[inline(always)]
-pub fn begin_by(claim: impl Fn() -> Claim, confirm: impl Fn(usize) -> bool) -> Claim {
+pub fn begin_by<B: Words<WAYS>, const WAYS: usize>(
+    bucket: &B,
+    tag: Tag,
+    claim: impl Fn() -> Claim,
+) -> Claim {
     for _ in 0..TRIES {
         let claim = claim();
         if claim.is_outrun() {
@@ -171,16 +177,21 @@ pub fn begin_by(claim: impl Fn() -> Claim, confirm: impl Fn(usize) -> bool) -> C
         let Ok(way) = claim.result() else {
             return claim;
         };
-        return if confirm(way) { claim } else { claim.refused() };
+        return if confirm(bucket, tag, way) {
+            claim
+        } else {
+            claim.refused()
+        };
     }
     Claim::NONE
 }
 
-/// Publishes the record that was written where a way was claimed; false if it had to give way to another one.
+/// Publishes the record that was written where a claim was [confirmed](confirm). False if it is this caller's no more:
+/// programs of a former version revoke what is firm, and [`clear`] frees what is too old.
 #[inline(always)]
 pub fn publish<B: Words<WAYS>, const WAYS: usize>(bucket: &B, tag: Tag, way: usize) -> bool {
     let word = bucket.word(way);
-    let is_published = word.has(tag) && bucket.exchange(way, word, word.published());
+    let is_published = word.has(tag) && bucket.store(way, word, word.published());
     if !is_published {
         give_up(bucket, tag, way);
     }
@@ -275,14 +286,21 @@ pub fn claim<B: Words<WAYS>, const WAYS: usize>(
     }
 }
 
-/// Whether a claim stands. One that has to give way to another one is given up.
+/// Makes a claim firm, if it stands. One that has to give way to another one is given up.
 #[inline(always)]
 pub fn confirm<B: Words<WAYS>, const WAYS: usize>(bucket: &B, tag: Tag, way: usize) -> bool {
-    let stands = prevails(bucket, tag, way);
+    let stands = prevails(bucket, tag, way) && make_firm(bucket, tag, way);
     if !stands {
         give_up(bucket, tag, way);
     }
     stands
+}
+
+/// False if somebody has revoked the claim meanwhile.
+#[inline(always)]
+fn make_firm<const WAYS: usize>(bucket: &impl Words<WAYS>, tag: Tag, way: usize) -> bool {
+    let word = bucket.word(way);
+    word.has(tag) && bucket.exchange(way, word, word.firm())
 }
 
 /// Whether a claim goes before all others of its tag.
@@ -314,10 +332,10 @@ fn outrivals<const WAYS: usize>(
         let way = lowest(rivals) % WAYS;
         let word = bucket.word(way);
         if word.has(tag) {
-            if !word.is_claimed() || way < mine {
+            if !word.is_revocable() || way < mine {
                 return false;
             }
-            // It fails if the rival has just published, or given up.
+            // It fails if the rival has just become firm, or given up.
             if !bucket.exchange(way, word, word.revoked()) && bucket.word(way).has(tag) {
                 return false;
             }
@@ -356,7 +374,8 @@ pub fn touch<const WAYS: usize>(bucket: &impl Words<WAYS>, way: usize, word: Wor
 }
 
 /// Frees what was claimed more than `ticks` ago, by somebody who is no more; how many ways that were. Whoever
-/// still writes that long after its claim, and then meets another one there, leaves half a record.
+/// still writes that long after its claim, and then meets another one there, leaves half a record, or publishes what is not
+/// written yet.
 pub fn clear<const WAYS: usize>(bucket: &impl Words<WAYS>, tick: u64, ticks: u64) -> usize {
     let words = all(bucket);
     let claimed = |&(way, word): &(usize, Word)| {

@@ -6,10 +6,16 @@ use core::{
     ptr,
 };
 
+use aya_ebpf::Global;
 use lb_common::{
     flow::opening::Line,
     ways::{Word, Words},
 };
+
+/// 1 if every processor sees what another one writes in the order in which that writes it, as x86 does: whoever loads the
+/// programs knows. Programs have no other barrier than an exchange.
+#[unsafe(no_mangle)]
+pub(crate) static STORES_IN_ORDER: Global<u32> = Global::new(0);
 
 /// Records of a bucket.
 pub(crate) const WAYS: usize = lb_common::flow::opening::WAYS;
@@ -45,6 +51,18 @@ impl Words<WAYS> for Shared {
         // SAFETY: as for `word_at`; words are aligned.
         let (_, done) = unsafe { atomic_cxchg::<u64, { SeqCst }, { SeqCst }>(word, from.0, to.0) };
         done
+    }
+
+    #[inline(always)]
+    fn store(&self, way: usize, from: Word, to: Word) -> bool {
+        if STORES_IN_ORDER.load() == 0 {
+            return self.exchange(way, from, to);
+        }
+        // SAFETY: no instruction. The compiler moves nothing across it.
+        unsafe { asm!("", options(nostack, preserves_flags)) };
+        // SAFETY: as for `word_at`.
+        unsafe { ptr::write_volatile(self.word_at(way), to.0) };
+        true
     }
 
     #[inline(always)]

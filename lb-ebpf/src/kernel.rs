@@ -196,25 +196,27 @@ impl<C, P> FlowStore for Run<C, P> {
 
     #[inline(always)]
     fn glance(&mut self, key: &FlowKey, is_new: bool) -> Option<&mut Flow> {
-        let kept = if is_new && !known::may_have_flow(key) {
-            None
+        let found = if is_new {
+            opening::find_alone(key)
         } else {
-            FLOWS.get_ptr_mut(key)
+            opening::ELSEWHERE
         };
-        in_place(kept.or_else(|| opening::get(key)))
+        in_place(if found == opening::ELSEWHERE {
+            FLOWS.get_ptr_mut(key).or_else(|| opening::get(key))
+        } else {
+            opening::at(found)
+        })
     }
 
     #[inline(always)]
     fn insert_if_absent(&mut self, key: &FlowKey, flow: &Flow) -> bool {
-        if !opening::insert(key, flow) {
-            return false;
-        }
-        // Afterwards: whoever asks has found none, but another CPU may have promoted one since.
-        if known::may_have_flow(key) && FLOWS.get_ptr(key).is_some() {
+        let inserted = opening::insert(key, flow);
+        // Whoever asks has found none, but another CPU may have promoted one since.
+        if inserted == opening::Inserted::Unsure && FLOWS.get_ptr(key).is_some() {
             opening::remove(key);
             return false;
         }
-        true
+        inserted != opening::Inserted::No
     }
 
     #[inline(always)]

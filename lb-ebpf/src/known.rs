@@ -16,19 +16,8 @@ use crate::maps::{KNOWN, KNOWN_WORDS};
 /// Whether `FLOWS` can have a key.
 #[inline(always)]
 pub(crate) fn may_have_flow(key: &FlowKey) -> bool {
-    known_flow(key) != 0
-}
-
-/// The same as a number. It is asked in loops, and the verifier follows it once, as `opening::opening_find`.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn known_flow(key: *const FlowKey) -> u64 {
-    // SAFETY: callers have a reference; the verifier believes that only where it is asked for.
-    let Some(key) = (unsafe { key.as_ref() }) else {
-        return 1;
-    };
     let words = KNOWN_WORDS.load();
-    may_have(Point::of_flow(key, words), words).into()
+    may_have(Point::of_flow(key, words), words)
 }
 
 /// Whether `PINS` or `OPENING_PINS` can have a key.

@@ -11,6 +11,7 @@ use lb_common::{
 
 use crate::{
     bucket::{Shared, WAYS},
+    known,
     maps::{OPENING, OPENING_BUCKETS, OPENING_SEED, OPENING_WORDS},
 };
 
@@ -71,6 +72,25 @@ extern "C" fn opening_find(key: *const FlowKey) -> u64 {
     let Some(key) = (unsafe { key.as_ref() }) else {
         return NONE;
     };
+    find(key)
+}
+
+/// The same, or [`ELSEWHERE`] if `FLOWS` may have it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn opening_find_alone(key: *const FlowKey) -> u64 {
+    // SAFETY: as for `opening_find`.
+    let Some(key) = (unsafe { key.as_ref() }) else {
+        return NONE;
+    };
+    if known::may_have_flow(key) {
+        return ELSEWHERE;
+    }
+    find(key)
+}
+
+#[inline(always)]
+fn find(key: &FlowKey) -> u64 {
     let hash = hash(key);
     let way = way(hash);
     if way == NONE || !is_of(key, hash, way) {
@@ -101,10 +121,12 @@ fn is_of(key: &FlowKey, hash: u64, way: u64) -> bool {
     record(hash, way).is_some_and(|record| unsafe { (*record).is_of(key) })
 }
 
-/// What came of an insertion: the record is there; it is not, for want of room; or somebody else has, or inserts, that key.
+/// What came of an insertion: the record is there; it is, and `FLOWS` may have one, too; it is not, for want of room; or
+/// somebody else has, or inserts, that key.
 const INSERTED: u64 = 0;
-const NO_ROOM: u64 = 1;
-const RIVALLED: u64 = 2;
+const UNSURE: u64 = 1;
+const NO_ROOM: u64 = 2;
+const RIVALLED: u64 = 3;
 
 /// Inserts a record unless its key is there. As [`opening_find`].
 #[unsafe(no_mangle)]
@@ -115,7 +137,7 @@ extern "C" fn opening_insert(key: *const FlowKey, flow: *const Flow) -> u64 {
         return NO_ROOM;
     };
     let hash = hash(key);
-    let way = match begin(hash).result() {
+    let way = match Claim(opening_begin(hash) as u32).result() {
         Ok(way) => way as u64,
         Err(Refused::There) => return RIVALLED,
         Err(Refused::NoRoom) => return NO_ROOM,
@@ -125,50 +147,35 @@ extern "C" fn opening_insert(key: *const FlowKey, flow: *const Flow) -> u64 {
     };
     // SAFETY: the pointer was checked, and the way is this program's until it is published.
     unsafe { (*record).write(key, flow) };
-    if publish(hash, way) == 0 {
+    if !publish(hash, way) {
         return RIVALLED;
     }
-    INSERTED
+    // Since its claim is firm, nobody else inserts the key, and who had promoted a record of it before is seen. Who promotes one at
+    // this moment that was displaced under him may not be: then `FLOWS` has the key, too, and goes first.
+    if known::may_have_flow(key) {
+        UNSURE
+    } else {
+        INSERTED
+    }
 }
 
-/// A way for a key with this hash, which nobody else has: a `ways::Claim`.
 #[inline(always)]
-fn begin(hash: u64) -> Claim {
-    ways::begin_by(
-        || Claim(opening_claim(hash) as u32),
-        |way| opening_confirm(hash, way as u64) != 0,
-    )
+fn publish(hash: u64, way: u64) -> bool {
+    let Some((bucket, place)) = bucket(hash) else {
+        return false;
+    };
+    ways::publish(&bucket, place.tag, way as usize % WAYS)
 }
 
-/// [`ways::claim`], as [`opening_find`].
+/// [`ways::begin`], as [`opening_find`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn opening_claim(hash: u64) -> u64 {
+extern "C" fn opening_begin(hash: u64) -> u64 {
     let Some((bucket, place)) = bucket(hash) else {
         return Claim::NONE.0.into();
     };
-    ways::claim(&bucket, place.tag, tick(), Displace::First)
-        .0
-        .into()
-}
-
-/// [`ways::confirm`], as [`opening_find`].
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn opening_confirm(hash: u64, way: u64) -> u64 {
-    let Some((bucket, place)) = bucket(hash) else {
-        return 0;
-    };
-    ways::confirm(&bucket, place.tag, way as usize % WAYS).into()
-}
-
-/// Publishes it: 1, or 0 if it had to give way to somebody else.
-#[inline(always)]
-fn publish(hash: u64, way: u64) -> u64 {
-    let Some((bucket, place)) = bucket(hash) else {
-        return 0;
-    };
-    ways::publish(&bucket, place.tag, way as usize % WAYS).into()
+    let claim = || ways::claim(&bucket, place.tag, tick(), Displace::First);
+    ways::begin_by(&bucket, place.tag, claim).0.into()
 }
 
 /// Waits until nobody inserts the same tag any more, so that the packet can go on by what he has published, or until that takes
@@ -251,10 +258,24 @@ extern "C" fn opening_free(hash: u64, way: u64) -> u64 {
 /// No way, and no element.
 const NONE: u64 = u32::MAX as u64;
 
+/// No element, either: `FLOWS` is to be asked first.
+pub(crate) const ELSEWHERE: u64 = NONE - 1;
+
 /// The record of a key.
 #[inline(always)]
 pub(crate) fn get(key: &FlowKey) -> Option<*mut Flow> {
-    let found = opening_find(key);
+    at(opening_find(key))
+}
+
+/// Which element the record of a key is, or [`ELSEWHERE`] if `FLOWS` may have it; for [`at`].
+#[inline(always)]
+pub(crate) fn find_alone(key: &FlowKey) -> u64 {
+    opening_find_alone(key)
+}
+
+/// The record that was found, if one was.
+#[inline(always)]
+pub(crate) fn at(found: u64) -> Option<*mut Flow> {
     if found == NONE {
         return None;
     }
@@ -263,14 +284,28 @@ pub(crate) fn get(key: &FlowKey) -> Option<*mut Flow> {
     Some(unsafe { &raw mut (*record).flow })
 }
 
-/// Inserts a record unless its key is there. False if it is, or if too many want its bucket.
+/// What came of an insertion.
+#[derive(PartialEq, Eq)]
+pub(crate) enum Inserted {
+    Yes,
+    /// `FLOWS` may have a record of that key, too.
+    Unsure,
+    /// The key is there, or too many want its bucket.
+    No,
+}
+
+/// Inserts a record unless its key is there.
 #[inline(always)]
-pub(crate) fn insert(key: &FlowKey, flow: &Flow) -> bool {
-    let inserted = opening_insert(key, flow);
-    if inserted == RIVALLED {
-        opening_wait(key);
+pub(crate) fn insert(key: &FlowKey, flow: &Flow) -> Inserted {
+    match opening_insert(key, flow) {
+        INSERTED => Inserted::Yes,
+        UNSURE => Inserted::Unsure,
+        RIVALLED => {
+            opening_wait(key);
+            Inserted::No
+        }
+        _ => Inserted::No,
     }
-    inserted == INSERTED
 }
 
 /// Removes a record; one that is not there is no error.

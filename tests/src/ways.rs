@@ -6,7 +6,7 @@ use std::{
     os::fd::AsFd as _,
     sync::atomic::{
         AtomicU64,
-        Ordering::{Acquire, Relaxed, SeqCst},
+        Ordering::{Acquire, Relaxed, Release, SeqCst},
         fence,
     },
 };
@@ -138,6 +138,11 @@ impl Words<WAYS> for Bucket<'_> {
         fence(SeqCst);
         result.is_ok()
     }
+
+    fn store(&self, way: usize, _: Word, to: Word) -> bool {
+        self.words[way].store(to.0, Release);
+        true
+    }
 }
 
 /// The same as that of the programs.
@@ -175,13 +180,16 @@ pub struct Table {
 }
 
 impl Table {
-    /// Loads the programs for a table of so many buckets, and for keys below a power of two.
+    /// Loads the programs for a table of so many buckets, and for keys below a power of two. `stores_in_order` says whether
+    /// they may rely on it that processors see each other's stores in order.
     ///
     /// # Errors
     /// When the kernel refuses it.
-    pub fn load(buckets: u32, keys: u64) -> Result<Self> {
+    pub fn load(buckets: u32, keys: u64, stores_in_order: bool) -> Result<Self> {
         ensure!(keys.is_power_of_two(), "{keys} is no power of two");
+        let stores_in_order = u32::from(stores_in_order);
         let mut ebpf = EbpfLoader::new()
+            .override_global("STORES_IN_ORDER", &stores_in_order, true)
             .map_max_entries("WAYS_WORDS", buckets)
             .map_max_entries("WAYS_TABLE", buckets * WAYS as u32)
             .load(object::LAB)

@@ -48,7 +48,9 @@ pub(super) fn open<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site, found
     if !choose::may_begin(env, scratch) {
         return Opened::NotAllowed;
     }
-    if site == Site::Wire && is_from_a_service(env, scratch) {
+    let may_be_from_a_service =
+        site == Site::Wire && env.may_be(Place::of(scratch.parsed.tuple.src, Role::Vip));
+    if may_be_from_a_service && is_from_a_service(env, scratch) {
         return Opened::Martian;
     }
     // A connection whose record was forgotten, while its pin was not, goes on where it was.
@@ -74,21 +76,26 @@ pub(super) fn open<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site, found
     }
     // Of a record of another backend nothing is known yet.
     let is_slots = !by_chance && !is_recalled;
-    let is_taken = is_slots && found == Found::TAKEN;
     scratch.is_stale = u32::from(!is_slots || found == Found::STALE);
-    let mut begin = u32::from(is_taken);
+    let mut is_first_taken = is_slots && found == Found::TAKEN;
     if scratch.leg.nat == Nat::SNAT && scratch.parsed.goes_on() {
         if !reclaim(env, scratch, site, is_recalled) {
             return Opened::NoSnatPort;
         }
-        (begin, scratch.is_stale) = (0, 1);
+        (is_first_taken, scratch.is_stale) = (false, 1);
     }
-    insert_somewhere(env, scratch, site, begin)
+    insert_somewhere(env, scratch, site, is_first_taken)
 }
 
-/// Inserts the flow's record for the first candidate from the `begin`-th on whose place is free.
+/// Inserts the flow's record for the first candidate whose place is free; that of the very first one may be known to be
+/// taken.
 #[inline(always)]
-fn insert_somewhere<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site, begin: u32) -> Opened {
+fn insert_somewhere<E: Env>(
+    env: &mut E,
+    scratch: &mut Scratch,
+    site: Site,
+    is_first_taken: bool,
+) -> Opened {
     let Scratch {
         parsed,
         now,
@@ -99,20 +106,34 @@ fn insert_somewhere<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site, begi
     } = scratch;
     flow.begin(&parsed.tuple, parsed.tcp_flags, snat, hop, *now);
     scratch.nat = scratch.leg.nat;
-    for attempt in begin..select::PROBES {
+    scratch.may_displace = 0;
+    if !is_first_taken && insert_first(env, scratch, site) {
+        choose::bind(env, scratch);
+        return Opened::Send;
+    }
+    for attempt in 1..select::PROBES {
         scratch.may_displace = (attempt >= PATIENCE).into();
-        let is_candidate = attempt == 0
-            || if site == Site::Wire && scratch.nat == Nat::SNAT {
-                free_port(env, scratch, site, attempt)
-            } else {
-                alternative(env, scratch, site, attempt)
-            };
+        let is_candidate = if site == Site::Wire && scratch.nat == Nat::SNAT {
+            free_port(env, scratch, site, attempt)
+        } else {
+            alternative(env, scratch, site, attempt)
+        };
         if is_candidate && insert(env, scratch, site, attempt) {
             choose::bind(env, scratch);
             return Opened::Send;
         }
     }
     Opened::NoSnatPort
+}
+
+/// Tries to insert the flow's record for the first candidate, of which it may be known that nobody stands in its place.
+#[inline(always)]
+fn insert_first<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> bool {
+    if scratch.is_stale != 0 {
+        return insert(env, scratch, site, 0);
+    }
+    set_key(scratch, site);
+    insert_if_free(env, scratch, 0)
 }
 
 /// Whether a packet of a wire claims to come from a Service or from the node itself: its answer would
@@ -123,9 +144,6 @@ fn insert_somewhere<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site, begi
 #[inline(never)]
 fn is_from_a_service<E: Env>(env: &E, scratch: &mut Scratch) -> bool {
     let tuple = &scratch.parsed.tuple;
-    if !env.may_be(Place::of(tuple.src, Role::Vip)) {
-        return false;
-    }
     let Some(vip) = env.vip(&tuple.src) else {
         return false;
     };
@@ -165,7 +183,7 @@ fn reclaim<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site, is_certain: b
 /// Tries to insert the flow's record for the `attempt`-th candidate.
 #[inline(always)]
 fn insert<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site, attempt: u32) -> bool {
-    make_room(env, scratch, site, attempt) && insert_if_free(env, scratch, attempt)
+    make_room(env, scratch, site) && insert_if_free(env, scratch, attempt)
 }
 
 /// Inserts the record of the key that is set, unless there is one; one that admits the packet is as
@@ -218,11 +236,8 @@ fn join<E: Env>(env: &mut E, scratch: &mut Scratch) -> bool {
 /// Sets the candidate's key, and removes a record that stands there if it gives way to this packet's
 /// flow. False if one stays.
 #[inline(never)]
-fn make_room<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site, attempt: u32) -> bool {
+fn make_room<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> bool {
     set_key(scratch, site);
-    if attempt == 0 && scratch.is_stale == 0 {
-        return true;
-    }
     let (is_syn, now) = (scratch.parsed.is_syn(), scratch.now);
     let Some(flow) = env.look_up(&scratch.key) else {
         return true;

@@ -8,7 +8,7 @@ use super::{
     tend::tend,
 };
 use crate::{
-    config,
+    BackendRef, config,
     flow::{Pin, confirmed},
     protocol,
     vip::net_flags,
@@ -38,7 +38,11 @@ pub(super) fn recall<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> 
         source_port: 0,
         pad: 0,
     };
-    let mut found = follow(env, scratch, site);
+    let mut found = if scratch.pin.backend == BackendRef::NONE {
+        Found::FREE
+    } else {
+        follow(env, scratch, site)
+    };
     let is_previous = found.has(Found::OURS);
     if !is_previous {
         scratch.pin_key = scratch.parsed.tuple.pin();

@@ -25,6 +25,11 @@ impl Words<WAYS> for Bucket {
         }
         is_it
     }
+
+    fn store(&self, way: usize, _: Word, to: Word) -> bool {
+        self.0[way].set(to.0);
+        true
+    }
 }
 
 fn bucket() -> Bucket {
@@ -94,6 +99,10 @@ proptest! {
         prop_assert!(place.bucket < buckets);
         let word = Word::FREE.claimed(place.tag, hash);
         prop_assert!(word.has(place.tag) && word.is_claimed() && !word.is_published());
+        prop_assert!(word.is_revocable() && !word.firm().is_revocable());
+        prop_assert!(word.firm().has(place.tag) && word.firm().is_claimed());
+        prop_assert_eq!(word.firm().published(), word.published());
+        prop_assert_eq!(word.firm().freed(), word.freed());
         prop_assert!(word.published().has(place.tag) && word.published().is_published());
         prop_assert!(!word.revoked().has(place.tag) && word.revoked().is_claimed());
         prop_assert!(word.freed().is_free() && !word.revoked().is_free());
@@ -160,8 +169,16 @@ fn what_is_held_back_stays_old_however_much_time_passes() {
 /// Somebody dies while a record is being written.
 #[test]
 fn claim_that_nobody_publishes_costs_a_way_and_its_tag_until_it_is_cleared() {
+    let claimed = Word::FREE.claimed(Tag(7), 1);
+    for left in [claimed, claimed.firm()] {
+        check_left(left);
+    }
+}
+
+#[track_caller]
+fn check_left(left: Word) {
     let bucket = bucket();
-    assert!(bucket.exchange(3, Word::FREE, Word::FREE.claimed(Tag(7), 1)));
+    assert!(bucket.exchange(3, Word::FREE, left));
     assert_eq!(find(&bucket, Tag(7)), None);
     let insertion = put(&bucket, 7, 2, Displace::First);
     assert_eq!(insertion.result, Err(Refused::There));
@@ -173,6 +190,26 @@ fn claim_that_nobody_publishes_costs_a_way_and_its_tag_until_it_is_cleared() {
     assert_eq!(clear(&bucket, 40, 39), 0, "it may be written still");
     assert_eq!(clear(&bucket, 40, 38), 1);
     assert_eq!(put(&bucket, 7, 40, Displace::Nobody).result, Ok(3));
+}
+
+/// By `clear`, or by a program of a former version.
+#[test]
+fn what_was_taken_from_its_claimant_is_not_published() {
+    let claimed = Word::FREE.claimed(Tag(7), 1);
+    let others = Word::FREE.claimed(Tag(8), 2).firm();
+    for (now, then) in [
+        (
+            claimed.firm().revoked(),
+            Word::FREE.claimed(Tag(7), 1).freed(),
+        ),
+        (claimed.freed(), claimed.freed()),
+        (others, others),
+    ] {
+        let bucket = bucket();
+        assert!(bucket.exchange(3, Word::FREE, now));
+        assert!(!publish(&bucket, Tag(7), 3));
+        assert!(bucket.word(3) == then || bucket.word(3).is_free() && then.is_free());
+    }
 }
 
 #[test]

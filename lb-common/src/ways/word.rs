@@ -1,11 +1,12 @@
 //! What stands beside each record.
 
-/// What a way's word says. From the lowest bit: a number that each claim counts up (16), when it was claimed or
-/// [touched](super::touch) (20), whether it is a claim (1), and the tag (27), of which 0 is nobody's.
+/// What a way's word says. From the lowest bit: a number that each claim counts up (15), whether a claim is firm (1),
+/// when it was claimed or [touched](super::touch) (20), whether it is a claim (1), and the tag (27), of which 0 is nobody's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Word(pub u64);
 
-const NUMBER: u64 = (1 << STAMP_SHIFT) - 1;
+const NUMBER: u64 = FIRM - 1;
+const FIRM: u64 = 1 << (STAMP_SHIFT - 1);
 const STAMP_SHIFT: u32 = 16;
 const STAMP_BITS: u32 = 20;
 const STAMP: u64 = (1 << STAMP_BITS) - 1;
@@ -33,11 +34,18 @@ impl Word {
         Self(number | (tick & STAMP) << STAMP_SHIFT | CLAIM | u64::from(tag.0) << TAG_SHIFT)
     }
 
+    /// A claim that nobody revokes any more.
+    #[inline(always)]
+    #[must_use]
+    pub fn firm(self) -> Self {
+        Self(self.0 | FIRM)
+    }
+
     /// A claim whose record is written.
     #[inline(always)]
     #[must_use]
     pub fn published(self) -> Self {
-        Self(self.0 & !CLAIM)
+        Self(self.0 & !(CLAIM | FIRM))
     }
 
     /// A claim that is not to be published.
@@ -72,6 +80,12 @@ impl Word {
     #[must_use]
     pub fn is_claimed(self) -> bool {
         self.0 & CLAIM != 0
+    }
+
+    /// Whether it is a claim that somebody else may revoke.
+    #[inline(always)]
+    pub(super) fn is_revocable(self) -> bool {
+        self.0 & (CLAIM | FIRM) == CLAIM
     }
 
     /// Whether it is a claim that was revoked.

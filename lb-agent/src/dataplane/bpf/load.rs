@@ -93,6 +93,9 @@ pub(super) fn has_filters(mode: TcMode) -> Result<bool, Error> {
     }
 }
 
+/// 1 if processors of this kind see each other's stores in order.
+const STORES_IN_ORDER: u32 = cfg!(target_arch = "x86_64") as u32;
+
 fn load_object(
     object: &[u8],
     options: &Options,
@@ -117,6 +120,7 @@ fn load_object(
     let opening_buckets = buckets(elements(OPENING));
     loader.override_global("OPENING_BUCKETS", &opening_buckets, true);
     loader.override_global("OPENING_SEED", &opening_seed, true);
+    loader.override_global("STORES_IN_ORDER", &STORES_IN_ORDER, true);
     for spec in &options.maps {
         loader
             .map_max_entries(spec.name, spec.max_entries)

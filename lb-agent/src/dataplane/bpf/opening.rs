@@ -154,12 +154,21 @@ impl Opening {
     }
 
     /// Frees what was claimed more than so many ticks before `tick` by an agent that is no more, and lets what was not used
-    /// for long stay old.
+    /// for long stay old. Of two records of one tag, of which programs may find none, one goes: a program of a former
+    /// version may have published it beside one of these.
     pub(super) fn tend(&self, tick: u64, ticks: u64) {
         for bucket in self.all() {
             ways::clear(&bucket, tick, ticks);
             for way in 0..WAYS {
                 let word = bucket.word(way);
+                let is_double = |other| {
+                    let other = bucket.word(other);
+                    other.is_published() && other.tag() == word.tag()
+                };
+                if word.is_published() && (0..way).any(is_double) {
+                    bucket.exchange(way, word, word.freed());
+                    continue;
+                }
                 let held = word.held_back(tick);
                 if word.is_published() && word != held {
                     // It fails if a program has touched it.
@@ -475,6 +484,11 @@ impl ways::Words<WAYS> for Bucket<'_> {
         fence(SeqCst);
         result.is_ok()
     }
+
+    fn store(&self, way: usize, _: Word, to: Word) -> bool {
+        self.words[way].store(to.0, Release);
+        true
+    }
 }
 
 #[cfg(test)]
@@ -575,6 +589,25 @@ mod tests {
         assert!(opening.remove_if(&key(1), |flow| flow.seen_tick == 1));
         assert_eq!(opening.count(), 0);
         assert!(opening.remove_if(&key(1), |_| false), "it has gone");
+    }
+
+    /// The former version's programs revoke what these have made firm.
+    #[test]
+    fn of_two_records_of_one_tag_one_goes() {
+        let opening = opening(1);
+        assert!(opening.insert(&key(1), &flow(1)) && opening.insert(&key(2), &flow(2)));
+        let bucket = opening.all().next().unwrap();
+        let (_, place) = opening.bucket(bytes_of(&key(1))).unwrap();
+        let (_, word) = ways::find(&bucket, place.tag).unwrap();
+        let is_free = |way: &usize| bucket.word(*way).is_free();
+        let double = (0..WAYS).find(is_free).unwrap();
+        bucket.write(double, bytes_of(&key(1)), bytes_of(&flow(1)));
+        assert!(bucket.exchange(double, Word::FREE, word));
+        assert_eq!(opening.count(), 3);
+        opening.tend(0, u64::MAX);
+        assert_eq!(opening.count(), 2);
+        assert_eq!(opening.flow(&key(1)), Some(flow(1)));
+        assert_eq!(opening.flow(&key(2)), Some(flow(2)));
     }
 
     /// In an old one's stead, and not in that of one that was used half an hour later.

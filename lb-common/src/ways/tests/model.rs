@@ -7,7 +7,7 @@ use loom::{
     model::Builder,
     sync::atomic::{
         AtomicU64,
-        Ordering::{Acquire, Relaxed, SeqCst},
+        Ordering::{Acquire, Relaxed, Release, SeqCst},
         fence,
     },
     thread,
@@ -31,6 +31,11 @@ impl<const WAYS: usize> Words<WAYS> for Bucket<WAYS> {
         let result = self.words[way].compare_exchange(from.0, to.0, SeqCst, SeqCst);
         fence(SeqCst);
         result.is_ok()
+    }
+
+    fn store(&self, way: usize, _: Word, to: Word) -> bool {
+        self.words[way].store(to.0, Release);
+        true
     }
 }
 

@@ -149,7 +149,9 @@ impl Driver {
         for (name, capacity) in usual.iter().chain(maps) {
             loader.map_max_entries(name, *capacity);
         }
+        let stores_in_order = u32::from(cfg!(target_arch = "x86_64"));
         let mut ebpf = loader
+            .override_global("STORES_IN_ORDER", &stores_in_order, true)
             .load(object::LAB)
             .context("load the driver's object")?;
         for name in ["lab_xdp_drive", "lab_xdp_return", "lab_xdp_mark"] {
