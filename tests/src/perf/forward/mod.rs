@@ -31,7 +31,7 @@ const PATIENCE: usize = 5;
 #[derive(Args, Debug)]
 pub(super) struct Options {
     /// Services of a cluster, of which one is in use; may be repeated [default:
-    /// 1,1000,10000; with --quick 1,10000].
+    /// 1,1000,10000,100000; with --quick 1,10000].
     #[arg(long, value_name = "N", value_delimiter = ',')]
     services: Vec<u32>,
 
@@ -68,7 +68,7 @@ impl Options {
     fn scope(&self, quick: bool) -> Scope {
         let services = match (&*self.services, quick) {
             ([], true) => &[1, 10_000],
-            ([], false) => &[1, 1000, 10_000][..],
+            ([], false) => &[1, 1000, 10_000, 100_000][..],
             (given, _) => given,
         };
         let contenders = Contender::all(services, quick);

@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::{Contender, Load, Rates};
 use crate::lab::Flows;
+use crate::perf::programs::grouped;
 use crate::perf::report::Row;
 use crate::perf::samples::Samples;
 use crate::perf::services::Family;
@@ -90,6 +91,11 @@ impl Compare<'_> {
                 ),
             )
         };
+        rows.extend(
+            [10_000, 100_000]
+                .into_iter()
+                .filter_map(|count| self.growth(count)),
+        );
         rows.extend(times("IPv6 against IPv4", self.least(Family::V6, to_v4)));
         let to_nftables = |load| ((load, Contender::Tcx(1)), (load, Contender::Nftables(1)));
         rows.extend(times(
@@ -97,6 +103,26 @@ impl Compare<'_> {
             self.least(Family::V4, to_nftables),
         ));
         rows
+    }
+
+    /// How much dearer a datagram for one Service is among so many, per cent: against that Service alone in the same round, of all
+    /// rounds of IPv4.
+    fn growth(&self, services: u32) -> Option<Row> {
+        let rates = |flows, contender| {
+            let family = Family::V4;
+            self.rates.get(&(Load { family, flows }, contender))
+        };
+        let mut growth = Samples::default();
+        for flows in Flows::ALL {
+            let alone = rates(flows, Contender::Xdp(1))?;
+            let among = rates(flows, Contender::Xdp(services))?;
+            for (alone, among) in alone.iter().zip(among) {
+                growth.push((alone / among - 1.0) * 100.0);
+            }
+        }
+        let name = format!("the same with {} Services instead of 1", grouped(services));
+        // A spread is a part of the median, which is near zero here.
+        Some(Row::new(name, growth.median(), "%"))
     }
 
     /// The least ratio, whatever the flows are.
@@ -161,6 +187,29 @@ mod tests {
             value(&rows, "forward, IPv4, one flow: ours, XDP, 1 Service"),
             6.0
         );
+    }
+
+    #[test]
+    fn growth_is_of_the_same_round_and_of_all_flows() {
+        let entries: Vec<_> = Flows::ALL
+            .into_iter()
+            .flat_map(|flows| {
+                let alone = (Family::V4, flows, Contender::Xdp(1), [1e6, 2e6, 4e6]);
+                let among = (
+                    Family::V4,
+                    flows,
+                    Contender::Xdp(10_000),
+                    [0.8e6, 1.6e6, 3.2e6],
+                );
+                [alone, among]
+            })
+            .collect();
+        let name = "the same with 10,000 Services instead of 1";
+        let all = rows(&rates(&entries));
+        assert!((value(&all, name) - 25.0).abs() < 1e-9);
+        assert!(!all.iter().any(|row| row.name.contains("100,000")));
+        let some = rows(&rates(&entries[..2]));
+        assert!(!some.iter().any(|row| row.name == name), "not all flows");
     }
 
     #[test]

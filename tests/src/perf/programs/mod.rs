@@ -231,38 +231,11 @@ fn goals(costs: &[Cost], reference: &reference::Found) -> Vec<Row> {
         let name = "a packet for no Service, each hook of its way";
         rows.push(Row::of(name, &cost.samples, UNIT).against(reference.dnat.median()));
     }
-    rows.extend(
-        [USUAL, 100_000]
-            .into_iter()
-            .filter_map(|services| growth(costs, services)),
-    );
     rows
 }
 
-/// How much dearer the packets of one Service are among so many, per cent: of all that was measured
-/// at XDP of IPv4, what has changed most.
-fn growth(costs: &[Cost], services: u32) -> Option<Row> {
-    let at = |services| {
-        move |cost: &&Cost| {
-            let of = &cost.of;
-            of.hook == "XDP" && of.family == Family::V4 && of.services == services
-        }
-    };
-    let changes = costs.iter().filter(at(services)).filter_map(|cost| {
-        let one = costs
-            .iter()
-            .filter(at(1))
-            .find(|one| one.of.what == cost.of.what)?;
-        let change = cost.samples.median() / one.samples.median() - 1.0;
-        Some(change * 100.0)
-    });
-    let most = changes.max_by(|a, b| a.abs().total_cmp(&b.abs()))?;
-    let name = format!("the same with {} Services instead of 1", grouped(services));
-    Some(Row::new(name, most, "%"))
-}
-
 /// With commas.
-fn grouped(number: u32) -> String {
+pub(super) fn grouped(number: u32) -> String {
     if number < 1000 {
         number.to_string()
     } else {
