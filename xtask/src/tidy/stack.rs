@@ -145,10 +145,7 @@ mod tests {
         super::calls::tests::{EXIT, call, function, object},
         *,
     };
-    use object::{
-        SectionKind,
-        write::{Object, StandardSection},
-    };
+    use object::write::StandardSection;
 
     /// `*(u64 *)(r10 - bytes) = 0`
     fn store(bytes: i16) -> [u8; 8] {
