@@ -182,8 +182,34 @@ fn draw(subject: &str, rows: &[Row], out: &Path) -> Result<()> {
             "" => format!("{subject}.svg"),
             word => format!("{subject}-{word}.svg"),
         };
-        let rows = &rows[..rows.len().min(MOST)];
-        plot::bars(&out.join(name), &format!("perf {subject}"), unit, rows)?;
+        let drawn = &rows[..rows.len().min(MOST)];
+        plot::bars(
+            &out.join(name),
+            &title(subject, drawn.len(), rows.len()),
+            unit,
+            drawn,
+        )?;
     }
     Ok(())
+}
+
+/// What stands above a plot; if not all is in it, where the rest is.
+fn title(subject: &str, drawn: usize, all: usize) -> String {
+    if drawn == all {
+        format!("perf {subject}")
+    } else {
+        format!("perf {subject}: {drawn} of {all} rows (all of them: summary.json)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plot_that_does_not_show_all_says_so() {
+        assert_eq!(title("scale", 9, 9), "perf scale");
+        let some = "perf programs: 70 of 252 rows (all of them: summary.json)";
+        assert_eq!(title("programs", 70, 252), some);
+    }
 }
