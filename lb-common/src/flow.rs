@@ -11,6 +11,7 @@ mod hop;
 mod mark;
 mod now;
 pub mod opening;
+pub mod opening_pins;
 mod phase;
 mod pin;
 #[cfg(test)]

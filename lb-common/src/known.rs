@@ -1,4 +1,4 @@
-//! Which keys `FLOWS`, `PINS` and `OPENING_PINS` can have: all else costs a packet no look-up in them.
+//! Which keys `FLOWS` and `PINS` can have: all else costs a packet no look-up in them.
 //!
 //! As in [`addresses`](crate::addresses), a bit stands for all keys of a hash, and is set before an element is
 //! inserted. But these elements come and go. So there are two sides: bits are set in both, and programs ask the one
@@ -6,7 +6,11 @@
 //! has ended that may have set a bit there before, sets the bits of all elements that there are, and then lets programs ask
 //! it. Whoever inserts meanwhile sets bits that stay; an agent that dies in between leaves a side that nobody asks.
 
-use crate::{FlowKey, flow::PinKey, hash};
+use crate::{
+    FlowKey,
+    flow::{PinKey, opening_pins},
+    hash,
+};
 
 /// Words before those of the first side, as many as a cache line has.
 pub const HEADER: u32 = 8;
@@ -90,13 +94,11 @@ impl Point {
         Self::at(hash::both(key.src, key.dst, ports | edge << 32), words)
     }
 
-    /// Of a key of `PINS` and `OPENING_PINS`.
+    /// Of a key of `PINS`.
     #[inline(always)]
     #[must_use]
     pub fn of_pin(key: &PinKey, words: u32) -> Self {
-        let ports = u64::from(key.src_port) | u64::from(key.dst_port) << 16;
-        let word = ports | u64::from(key.protocol) << 32;
-        Self::at(hash::both(key.src, key.dst, word), words)
+        Self::at(opening_pins::hash(key), words)
     }
 
     #[inline(always)]

@@ -5,7 +5,7 @@ use crate::{
     Frontend, FrontendKey, Held, HeldKey, Interface, Pin, PinKey, ServiceNets, Slot, SourceRange,
     Vip, addresses,
     drops::Event,
-    flow::{Marks, opening},
+    flow::{Marks, opening, opening_pins},
     frontend::index::{Bucket, Listed},
     known,
     socket::{SocketKey, SocketPeer},
@@ -20,7 +20,7 @@ pub const LAYOUT_VERSION: u32 = if cfg!(feature = "lab-layout") {
 
 /// Version of the layout that is shipped. Raise it with any change of a key, a value or their
 /// meaning, and keep the former layout in `lb-agent/src/dataplane/bpf/layout`.
-pub const SHIPPED_LAYOUT_VERSION: u32 = 4;
+pub const SHIPPED_LAYOUT_VERSION: u32 = 5;
 
 /// Version of the layout that only a test's build has; far from any that will be shipped.
 pub const LAB_LAYOUT_VERSION: u32 = 1_000_000;
@@ -47,8 +47,9 @@ pub const ESTABLISHED_MAX: usize = mark_buckets(FLOWS_MAX as u32) as usize;
 pub const KNOWN_MAX: usize = known::elements(FLOWS_MAX as u32) as usize;
 /// Default capacity of `PINS`.
 pub const PINS_MAX: usize = 65_536;
-/// Default capacity of `OPENING_PINS`: one for each record of `OPENING`.
-pub const OPENING_PINS_MAX: usize = OPENING_MAX;
+/// Default capacity of `OPENING_PINS`: 4 MB.
+pub const OPENING_PINS_MAX: usize =
+    opening_pins::elements(opening_pins::buckets(OPENING_MAX as u32)) as usize;
 /// Default capacity of `SOCKETS`.
 pub const SOCKETS_MAX: usize = 65_536;
 /// Default capacity of `AFFINITY`.
@@ -107,7 +108,7 @@ pub const OPENING: &str = "OPENING";
 pub const OPENING_WORDS: &str = "OPENING_WORDS";
 /// Marks of connections whose clients' next segments need no record.
 pub const ESTABLISHED: &str = "ESTABLISHED";
-/// Which keys `FLOWS`, `PINS` and `OPENING_PINS` can have.
+/// Which keys `FLOWS` and `PINS` can have.
 pub const KNOWN: &str = "KNOWN";
 /// Flows whose backend the tables do not say.
 pub const PINS: &str = "PINS";
@@ -203,6 +204,12 @@ impl MapSpec {
         self.name == OPENING && self.kind == Kind::Array as u32
     }
 
+    /// Whether its elements are buckets of pins, found by a hash: so it is since the fifth layout.
+    #[must_use]
+    pub fn has_pins(&self) -> bool {
+        self.name == OPENING_PINS && self.kind == Kind::Array as u32
+    }
+
     const fn with(self, flag: u32) -> Self {
         Self {
             flags: self.flags | flag,
@@ -224,7 +231,8 @@ pub const SPECS: [MapSpec; 25] = [
     MapSpec::new::<u32, Marks>(ESTABLISHED, Kind::Array, ESTABLISHED_MAX),
     MapSpec::new::<u32, u64>(KNOWN, Kind::Array, KNOWN_MAX).with(MMAPABLE),
     MapSpec::new::<PinKey, Pin>(PINS, Kind::LruHash, PINS_MAX),
-    MapSpec::new::<PinKey, Pin>(OPENING_PINS, Kind::LruHash, OPENING_PINS_MAX),
+    MapSpec::new::<u32, opening_pins::Line>(OPENING_PINS, Kind::Array, OPENING_PINS_MAX)
+        .with(MMAPABLE),
     MapSpec::new::<u32, Interface>(INTERFACES, Kind::Hash, INTERFACES_MAX),
     MapSpec::new::<SocketKey, SocketPeer>(SOCKETS, Kind::LruHash, SOCKETS_MAX),
     MapSpec::new::<AffinityKey, Affinity>(AFFINITY, Kind::LruHash, AFFINITY_MAX),

@@ -21,9 +21,9 @@ use crate::{
     index, known,
     maps::{
         self, ADDRESSES, AFFINITY, BACKENDS, CONFIG, COUNTERS, FLOWS, FRAGMENTS, INTERFACES,
-        OPENING_PINS, PINS, ROUTES, SERVICE_NETS, SLOTS, VIPS,
+        ROUTES, SERVICE_NETS, SLOTS, VIPS,
     },
-    marks, opening,
+    marks, opening, pins,
 };
 
 /// `EEXIST` as helpers return it.
@@ -95,33 +95,17 @@ impl<C, P: AtHook> Tables for Run<C, P> {
 
     #[inline(always)]
     fn pin(&self, key: &PinKey) -> Option<Pin> {
-        if !known::may_have_pin(key) {
-            return None;
-        }
-        // SAFETY: copied at once. An element recycled meanwhile names another client's backend,
-        // whose flow the owner check refuses.
-        unsafe { PINS.get(key).or_else(|| OPENING_PINS.get(key)) }.copied()
+        pins::get(key)
     }
 
     #[inline(always)]
     fn insert_pin(&self, key: &PinKey, pin: &Pin) {
-        known::note_pin(key);
-        // Best effort: without its pin, a flow is looked up where the table says.
-        if let Some(kept) = PINS.get_ptr_mut(key) {
-            // An earlier flow's, which would be found before this one's.
-            // SAFETY: the pointer was checked, and map memory outlives the program's run. Whoever reads half
-            // of it, or another flow's element that was recycled meanwhile, is refused by the owner check.
-            unsafe { *kept = *pin };
-        } else {
-            let _ = OPENING_PINS.insert(key, pin, 0);
-        }
+        pins::note(key, pin);
     }
 
     #[inline(always)]
     fn keep_pin(&self, key: &PinKey, pin: &Pin) {
-        known::note_pin(key);
-        // What `OPENING_PINS` has of it, it forgets by itself.
-        let _ = PINS.insert(key, pin, 0);
+        pins::keep(key, pin);
     }
 
     #[inline(always)]

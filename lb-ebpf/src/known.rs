@@ -20,7 +20,7 @@ pub(crate) fn may_have_flow(key: &FlowKey) -> bool {
     may_have(Point::of_flow(key, words), words)
 }
 
-/// Whether `PINS` or `OPENING_PINS` can have a key.
+/// Whether `PINS` can have a key.
 #[inline(always)]
 pub(crate) fn may_have_pin(key: &PinKey) -> bool {
     let words = KNOWN_WORDS.load();
@@ -34,7 +34,7 @@ pub(crate) fn note_flow(key: &FlowKey) {
     note(Point::of_flow(key, words), words);
 }
 
-/// Notes that `PINS` or `OPENING_PINS` is to have a key. To be called before it has it.
+/// Notes that `PINS` is to have a key. To be called before it has it.
 #[inline(always)]
 pub(crate) fn note_pin(key: &PinKey) {
     let words = KNOWN_WORDS.load();

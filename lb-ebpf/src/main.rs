@@ -23,6 +23,7 @@ mod linear;
 mod maps;
 mod marks;
 mod opening;
+mod pins;
 mod skb;
 mod slow;
 mod sock;

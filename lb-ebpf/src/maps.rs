@@ -15,7 +15,7 @@ use lb_common::{
     FragmentKey, Fragments, Frontend, FrontendKey, Held, HeldKey, Interface, Pin, PinKey,
     ServiceNets, Slot, SourceRange, Vip, addresses,
     drops::Event,
-    flow::{CachedRoute, Marks, opening},
+    flow::{CachedRoute, Marks, opening, opening_pins},
     frontend::index::{Bucket, Listed},
     maps,
     path::Scratch,
@@ -64,8 +64,11 @@ pub(crate) static KNOWN: Array<u64, { maps::KNOWN_MAX }, { maps::MMAPABLE as usi
 #[btf_map]
 pub(crate) static PINS: LruHashMap<PinKey, Pin, { maps::PINS_MAX }> = LruHashMap::new();
 #[btf_map]
-pub(crate) static OPENING_PINS: LruHashMap<PinKey, Pin, { maps::OPENING_PINS_MAX }> =
-    LruHashMap::new();
+pub(crate) static OPENING_PINS: Array<
+    opening_pins::Line,
+    { maps::OPENING_PINS_MAX },
+    { maps::MMAPABLE as usize },
+> = Array::new();
 #[btf_map]
 pub(crate) static INTERFACES: HashMap<u32, Interface, { maps::INTERFACES_MAX }> = HashMap::new();
 #[btf_map]

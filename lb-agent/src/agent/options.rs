@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use lb_common::{
-    flow::opening,
+    flow::{opening, opening_pins},
     known,
     maps::{self, MapSpec},
 };
@@ -128,7 +128,7 @@ impl Capacities {
             // In whole buckets.
             maps::OPENING => opening::records(self.opening),
             maps::OPENING_WORDS => opening::lines(opening::records(self.opening)),
-            maps::OPENING_PINS => self.opening,
+            maps::OPENING_PINS => opening_pins::elements(opening_pins::buckets(self.opening)),
             _ => spec.max_entries,
         };
         let spec = |spec: &MapSpec| MapSpec {

@@ -13,7 +13,7 @@ use std::{
 use lb_common::{
     Counter, DropKey,
     counter::{Hook, Outcome},
-    maps::{AFFINITY, FLOWS, MapSpec, OPENING, OPENING_PINS, PINS, SOCKETS},
+    maps::{AFFINITY, FLOWS, MapSpec, OPENING, PINS, SOCKETS},
 };
 use prometheus_client::{
     collector::Collector,
@@ -32,7 +32,7 @@ const PROGRAMS_AHEAD: Described = described(
     "Programs of others that run before ours on a device",
 );
 /// Maps that the programs fill: their elements have to be counted one by one.
-const COUNTED: [&str; 6] = [FLOWS, OPENING, PINS, OPENING_PINS, AFFINITY, SOCKETS];
+const COUNTED: [&str; 5] = [FLOWS, OPENING, PINS, AFFINITY, SOCKETS];
 /// How long such a count stands at least.
 const COUNT_STANDS: Duration = Duration::from_secs(10);
 /// How much of one processor counting may cost: 1/50.

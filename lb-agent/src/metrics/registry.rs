@@ -43,7 +43,7 @@ pub(super) const MAP_ENTRIES: Described =
     described("lb_map_entries", "Elements that a map has, about");
 pub(super) const MAP_PRESSURE: Described = described(
     "lb_map_pressure",
-    "Part of a map that is in use; 1 is full, and PINS, OPENING_PINS, AFFINITY and SOCKETS then forget the oldest; OPENING forgets the oldest of eight, sooner where chance fills them",
+    "Part of a map that is in use; 1 is full, and PINS, AFFINITY and SOCKETS then forget the oldest; OPENING forgets the oldest of eight, sooner where chance fills them",
 );
 pub(super) const PACKETS: Described = described(
     "lb_packets",

@@ -10,16 +10,16 @@ use bytemuck::Zeroable as _;
 use lb_agent::{
     dataplane::{
         Dataplane as _, Element, Observation,
-        bpf::{BpfDataplane, Error, Opening, Step},
+        bpf::{BpfDataplane, Error, Opening, OpeningPins, Step},
     },
     interfaces::State,
 };
 use lb_common::{
-    Addr, BackendRef, Flow, Role, Slot,
+    Addr, BackendRef, Flow, Pin, PinKey, Role, Slot,
     flow::opening::{self, WAYS},
     maps::{
-        BACKENDS, FLOWS, FRONTENDS, LAYOUT_VERSION, OPENING, OPENING_WORDS, SLOTS, SOURCE_RANGES,
-        VIPS,
+        BACKENDS, FLOWS, FRONTENDS, LAYOUT_VERSION, OPENING, OPENING_PINS, OPENING_WORDS, SLOTS,
+        SOURCE_RANGES, VIPS,
     },
 };
 
@@ -102,6 +102,37 @@ fn put_flows(pins: &PinDir) {
     }
 }
 
+/// A pin of a connection that opens, and its key.
+pub(super) fn opening_pin(number: u16) -> (PinKey, Pin) {
+    let key = PinKey {
+        src_port: number,
+        ..PinKey::zeroed()
+    };
+    let pin = Pin {
+        backend: BackendRef::new(number.into(), 1),
+        source_port: number,
+        pad: 0,
+    };
+    (key, pin)
+}
+
+/// Pins of connections that open.
+pub(super) fn put_pins(pins: &PinDir) {
+    let opening = OpeningPins::open(&pins.0).unwrap();
+    for (key, pin) in (1..=20).map(opening_pin) {
+        opening.note(&key, pin);
+    }
+}
+
+#[track_caller]
+pub(super) fn assert_pins(pins: &PinDir) {
+    let opening = OpeningPins::open(&pins.0).unwrap();
+    for (key, pin) in (1..=20).map(opening_pin) {
+        assert_eq!(opening.pin(&key), Some(pin));
+    }
+    assert_eq!(opening.all().len(), 20);
+}
+
 #[track_caller]
 pub(super) fn assert_flows(pins: &PinDir) {
     assert_eq!(numbers(&records(pins, FLOWS)), Vec::from_iter(1..=20));
@@ -120,12 +151,13 @@ pub(super) fn assert_tidy(pins: &PinDir) {
     assert_eq!(entries(pins), [format!("v{LAYOUT_VERSION}")]);
 }
 
-const LARGER: [(&str, u32); 7] = [
+const LARGER: [(&str, u32); 8] = [
     (FRONTENDS, 128),
     (BACKENDS, 512),
     (SLOTS, 8192),
     (FLOWS, 4096),
     (OPENING, 2048),
+    (OPENING_PINS, 700),
     (VIPS, 2048),
     (SOURCE_RANGES, 2048),
 ];
@@ -150,6 +182,7 @@ fn maps_grow_and_shrink_with_all_that_they_hold() {
     let mut dataplane = pins.open();
     fill(&mut dataplane);
     put_flows(&pins);
+    put_pins(&pins);
     let (before, seed_before) = (held(&dataplane), seed(&pins));
     assert_ne!(seed_before, 0);
     drop(dataplane);
@@ -161,6 +194,7 @@ fn maps_grow_and_shrink_with_all_that_they_hold() {
     assert_eq!(dataplane.kept(), []);
     assert_eq!(seed(&pins), seed_before);
     assert_flows(&pins);
+    assert_pins(&pins);
     assert_tidy(&pins);
     drop(dataplane);
     let dataplane = pins.open();
@@ -168,6 +202,7 @@ fn maps_grow_and_shrink_with_all_that_they_hold() {
     assert_eq!(seed(&pins), seed_before);
     assert_eq!(dataplane.slots().len(), 4096);
     assert_flows(&pins);
+    assert_pins(&pins);
     assert_tidy(&pins);
 }
 

@@ -6,15 +6,20 @@ use aya::maps::{Array, HashMap, Map, MapData, MapError};
 use bytemuck::Zeroable as _;
 use lb_agent::dataplane::{Dataplane as _, bpf::Error};
 use lb_common::{
-    Flow, FlowKey,
+    Flow, FlowKey, Pin, PinKey,
     flow::opening::{self, WAYS},
-    maps::{FLOWS, LAB_LAYOUT_VERSION, LAYOUT_VERSION, MMAPABLE, OPENING, OPENING_WORDS},
+    maps::{
+        FLOWS, LAB_LAYOUT_VERSION, LAYOUT_VERSION, MMAPABLE, OPENING, OPENING_PINS, OPENING_WORDS,
+    },
     ways::{Place, Word},
 };
 
 use super::{
     PinDir,
-    carry::{assert_flows, assert_tidy, devices, fill, held, programs, words_of_opening},
+    carry::{
+        assert_flows, assert_pins, assert_tidy, devices, fill, held, opening_pin, programs,
+        put_pins, words_of_opening,
+    },
     devices::{NOTHING, in_namespace, sync},
     soon,
     sweep::{self, records},
@@ -30,6 +35,8 @@ unsafe impl<const N: usize> aya::Pod for Bytes<N> {}
 
 const KEY: usize = size_of::<FlowKey>();
 const RECORD: usize = size_of::<Flow>();
+const PIN_KEY: usize = size_of::<PinKey>();
+const PIN: usize = size_of::<Pin>();
 /// A record of the lab's layout: eight bytes, and one of ours.
 const LONGER: usize = RECORD + 8;
 /// A bucket of them.
@@ -99,6 +106,28 @@ fn become_the_labs(pins: &PinDir) {
     fs::rename(ours, pins.0.join(format!("v{LAB_LAYOUT_VERSION}"))).unwrap();
 }
 
+/// Makes `OPENING_PINS` that of the layouts in which it was a hash map.
+fn hash_pins(path: &Path) {
+    let looks = format!("type lru_hash key {PIN_KEY} value {PIN} entries 1024");
+    let mut pins: HashMap<_, Bytes<PIN_KEY>, Bytes<PIN>> = replace(path, &looks);
+    for (key, pin) in (1..=20).map(opening_pin) {
+        let (key, pin) = (bytemuck::cast(key), bytemuck::cast(pin));
+        pins.insert(Bytes(key), Bytes(pin), 0).unwrap();
+    }
+}
+
+/// Makes the pins those of the fourth layout.
+fn become_the_fourth(pins: &PinDir) {
+    let ours = pins.0.join(format!("v{LAYOUT_VERSION}"));
+    hash_pins(&ours.join("maps").join(OPENING_PINS));
+    let mut opening = records(pins, OPENING);
+    for number in 101..=120 {
+        sweep::put_at(&mut opening, sweep::key(number), seen_at(number));
+    }
+    drop(opening);
+    fs::rename(ours, pins.0.join("v4")).unwrap();
+}
+
 /// Makes the pins those of the third layout.
 fn become_the_third(pins: &PinDir) {
     let ours = pins.0.join(format!("v{LAYOUT_VERSION}"));
@@ -111,6 +140,7 @@ fn become_the_third(pins: &PinDir) {
         opening.insert(Bytes(key), Bytes(value), 0).unwrap();
     }
     fs::remove_file(path.with_file_name(OPENING_WORDS)).unwrap();
+    hash_pins(&path.with_file_name(OPENING_PINS));
     fs::rename(ours, pins.0.join("v3")).unwrap();
 }
 
@@ -121,6 +151,7 @@ fn check_takeover(become_another: fn(&PinDir)) {
         let all = devices();
         let mut dataplane = pins.open();
         fill(&mut dataplane);
+        put_pins(&pins);
         let before = held(&dataplane);
         let _attached = sync(&mut dataplane, &all);
         drop(dataplane);
@@ -136,6 +167,7 @@ fn check_takeover(become_another: fn(&PinDir)) {
         let mut dataplane = pins.open();
         assert_eq!(held(&dataplane), before);
         assert_flows(&pins);
+        assert_pins(&pins);
         for (map, number) in [(FLOWS, 7), (OPENING, 107)] {
             let flow = sweep::flow(&records(&pins, map), number);
             assert_eq!(flow, seen_at(number), "the record itself");
@@ -149,6 +181,11 @@ fn check_takeover(become_another: fn(&PinDir)) {
 #[test]
 fn maps_of_another_layout_are_taken_over_with_their_links() {
     check_takeover(become_the_labs);
+}
+
+#[test]
+fn maps_of_the_layout_in_which_their_pins_were_in_a_hash_map_are_taken_over_with_their_links() {
+    check_takeover(become_the_fourth);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::{Addr, BackendRef, Protocol};
 
-/// Key of `PINS` and `OPENING_PINS`: a forward 5-tuple. Ports in host byte order.
+/// Key of `PINS`: a forward 5-tuple. Ports in host byte order.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Pod, Zeroable)]
 pub struct PinKey {
@@ -48,6 +48,24 @@ impl Pin {
         source_port: 0,
         pad: 0,
     };
+
+    /// It as a word; 0 is [`ELSEWHERE`](Self::ELSEWHERE).
+    #[inline(always)]
+    #[must_use]
+    pub fn word(self) -> u64 {
+        u64::from(self.backend.bits) | u64::from(self.source_port) << 32
+    }
+
+    /// The pin that is this word.
+    #[inline(always)]
+    #[must_use]
+    pub fn from_word(word: u64) -> Self {
+        Self {
+            backend: BackendRef { bits: word as u32 },
+            source_port: (word >> 32) as u16,
+            pad: 0,
+        }
+    }
 
     /// Whether the flow is none of these programs'.
     #[inline(always)]

@@ -55,8 +55,8 @@ pub trait Tables {
     fn interface(&self, ifindex: u32) -> Option<Interface>;
     /// An element of `PINS`, or else of `OPENING_PINS`.
     fn pin(&self, key: &PinKey) -> Option<Pin>;
-    /// Inserts or replaces the pin of a flow that no client has confirmed. Best effort: the map forgets
-    /// the oldest.
+    /// Inserts or replaces the pin of a flow that no client has confirmed. Best effort: it is forgotten when several others
+    /// have come to the same place.
     fn insert_pin(&self, key: &PinKey, pin: &Pin);
     /// Inserts or replaces the pin of a flow that a client has confirmed, of which no flood leaves less.
     /// Best effort, too.

@@ -56,9 +56,9 @@ pub(super) fn recall<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> 
         // Here: the stack of all calls together is small.
         tend(env, scratch, site, found);
         // At once: the slot forgets its previous owner with the table's next change. And again
-        // now and then: the pins that are not used are forgotten first.
-        if is_previous && (!found.has(Found::PINNED) || found.has(Found::DUE)) {
-            note_pin(env, scratch);
+        // now and then: the pins that are not noted again are forgotten first.
+        if is_previous && !found.has(Found::PINNED) || found.has(Found::DUE) {
+            note_pin(env, scratch, is_previous);
         }
         return go_on(env, scratch);
     }
@@ -74,18 +74,19 @@ pub(super) fn recall<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> 
     }
 }
 
-/// Pins the flow whose key is set to its backend, and notes that in its record.
+/// Pins the flow whose key is set to its backend, and notes that in its record. The pin of one that was confirmed is as good as new
+/// if that has led here, and not the slot.
 #[inline(never)]
-fn note_pin<E: Env>(env: &mut E, scratch: &mut Scratch) {
+fn note_pin<E: Env>(env: &mut E, scratch: &mut Scratch, is_previous: bool) {
     let mut confirmed = confirmed::NO;
     if let Some(flow) = env.look_up(&scratch.key) {
         flow.pinned = 1;
         confirmed = flow.confirmed;
     }
-    if confirmed == confirmed::YES {
-        keep_pin(env, scratch);
-    } else {
+    if confirmed != confirmed::YES {
         pin(env, scratch);
+    } else if is_previous {
+        keep_pin(env, scratch);
     }
 }
 

@@ -12,6 +12,7 @@ mod constancy;
 mod conversation;
 mod episode;
 mod garbage;
+mod maps;
 mod packets;
 mod rig;
 mod services;

@@ -7,13 +7,14 @@ use ipnet::IpNet;
 use lb_common::{
     Counter, DatapathConfig, FlowKey, FrontendKey, Pin, PinKey, config,
     counter::{Hook, Outcome},
-    maps, protocol,
+    protocol,
 };
 
 use super::{
-    compare::{compare_all, known, said, told},
+    compare::{compare_all, hashed, known, said, told},
     constancy::Constancy,
     episode::{Constants, Episode, Step, describe, hex},
+    maps::small_maps,
     packets,
     services::{self, Served},
     statistics::Statistics,
@@ -21,7 +22,7 @@ use super::{
 };
 use crate::{
     model::{Chance, Connection, Devices, Expected, Model, Tables},
-    programs::{Bench, Family, Frame, Kernel, Program, Verdict, specs},
+    programs::{Bench, Family, Frame, Kernel, Program, Verdict},
 };
 
 /// What programs and model disagree about.
@@ -119,25 +120,6 @@ fn config(constants: Constants) -> DatapathConfig {
                 .fold(config, DatapathConfig::with_snat_address)
         }
     }
-}
-
-/// Maps of a size that is emptied at once.
-fn small_maps() -> Vec<maps::MapSpec> {
-    let small = |spec: maps::MapSpec| {
-        let max_entries = match spec.name {
-            maps::FLOWS => 4096,
-            maps::OPENING => 32_768,
-            maps::OPENING_WORDS => lb_common::flow::opening::lines(32_768),
-            maps::PINS | maps::OPENING_PINS | maps::AFFINITY | maps::FRAGMENTS => 2048,
-            maps::BACKENDS => 512,
-            _ => spec.max_entries,
-        };
-        maps::MapSpec {
-            max_entries,
-            ..spec
-        }
-    };
-    specs().into_iter().map(small).collect()
 }
 
 impl Rig {
@@ -410,7 +392,6 @@ impl Rig {
         if self.model.memory.connections.is_empty() {
             return Ok(());
         }
-        let pins: HashMap<PinKey, Pin> = self.kernel.pins().map_err(broken)?.into_iter().collect();
         let mut lost: HashMap<PinKey, (Vec<Pin>, bool)> = HashMap::new();
         for (key, pin, must_be) in self.model.lost(before) {
             let (allowed, any_must_be) = lost.entry(key).or_default();
@@ -418,7 +399,7 @@ impl Rig {
             *any_must_be |= must_be;
         }
         for (key, (allowed, must_be)) in lost {
-            let pin = pins.get(&key).copied();
+            let pin = self.kernel.pin(&key);
             match pin.filter(|pin| allowed.contains(pin)) {
                 Some(pin) => {
                     self.model.memory.pins.insert(key, pin);
@@ -432,10 +413,11 @@ impl Rig {
                 }
             }
         }
+        let pins = self.kernel.pins().map_err(broken)?;
         compare_all(
             "after a change of tables, PINS",
-            &pins,
-            &self.model.memory.pins,
+            &pins.into_iter().collect(),
+            &hashed(&self.model.memory.pins),
         )
     }
 
@@ -481,7 +463,11 @@ impl Rig {
         let model = model.map(|(key, connection)| (*key, told(connection)));
         compare_all("FLOWS and OPENING", &flows.collect(), &model.collect())?;
         let pins = self.kernel.take_pins().map_err(broken)?;
-        compare_all("PINS", &pins.into_iter().collect(), &self.model.memory.pins)?;
+        compare_all(
+            "PINS",
+            &pins.into_iter().collect(),
+            &hashed(&self.model.memory.pins),
+        )?;
         let bound = self.kernel.take_affinity().map_err(broken)?;
         let bound = bound
             .into_iter()

@@ -1,6 +1,7 @@
 //! The node under test, and what its programs make of packets.
 
 use std::{
+    collections::BTreeMap,
     fs,
     os::fd::OwnedFd,
     path::Path,
@@ -407,13 +408,13 @@ impl Bench {
         self.store.kept().expect("read the connections")
     }
 
-    /// The connections whose backend the tables do not say.
+    /// The connections whose backend the tables do not say, by the hashes of their pins' keys.
     ///
     /// # Panics
     ///
     /// If the map cannot be read.
     #[must_use]
-    pub fn pins(&self) -> Vec<(PinKey, Pin)> {
+    pub fn pins(&self) -> BTreeMap<u64, Pin> {
         self.store.pins().expect("read the pins")
     }
 
@@ -462,6 +463,8 @@ const FRONTENDS_MAX: u32 = 1024;
 
 /// Connections that open, at most.
 const OPENING_MAX: u32 = 65_536;
+/// Elements of `OPENING_PINS` on the bench.
+pub const OPENING_PINS: u32 = 1024;
 
 /// Connections that no flood displaces, at most.
 pub const FLOWS_MAX: u32 = 256;
@@ -482,7 +485,7 @@ pub fn specs() -> Vec<MapSpec> {
         // So few that connections displace each other's marks.
         maps::ESTABLISHED => 16,
         maps::PINS => 512,
-        maps::OPENING_PINS => 4096,
+        maps::OPENING_PINS => OPENING_PINS,
         maps::SOCKETS => 64,
         _ => spec.max_entries,
     };

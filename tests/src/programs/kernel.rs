@@ -13,11 +13,15 @@ use anyhow::{Context as _, Result};
 use aya::maps::MapData;
 use bytemuck::{Pod, Zeroable};
 use lb_agent::{
-    dataplane::{Dataplane as _, bpf::Opening},
+    dataplane::{
+        Dataplane as _,
+        bpf::{Opening, OpeningPins},
+    },
     reconcile::Programmed,
 };
 use lb_common::{
-    Affinity, AffinityKey, Counter, Flow, FlowKey, FragmentKey, Fragments, Pin, PinKey, Slot, maps,
+    Affinity, AffinityKey, Counter, Flow, FlowKey, FragmentKey, Fragments, Pin, PinKey, Slot,
+    flow::opening_pins, maps,
 };
 
 use super::{Bench, Frame, Program, Verdict, bench::FINISHED, packet::ends};
@@ -125,7 +129,7 @@ pub struct Kernel {
     flows: RawFd,
     opening: Arc<Opening>,
     pins: RawFd,
-    opening_pins: RawFd,
+    opening_pins: Arc<OpeningPins>,
     affinity: RawFd,
     pieces: RawFd,
     counters: RawFd,
@@ -146,7 +150,6 @@ pub(super) fn open_maps(pin_dir: &Path) -> Result<Vec<(&'static str, OwnedFd)>> 
     let names = [
         maps::FLOWS,
         maps::PINS,
-        maps::OPENING_PINS,
         maps::AFFINITY,
         maps::FRAGMENTS,
         maps::COUNTERS,
@@ -180,7 +183,7 @@ impl Bench {
             flows,
             opening: self.store.opening(),
             pins,
-            opening_pins: map(maps::OPENING_PINS)?,
+            opening_pins: self.store.opening_pins(),
             affinity,
             pieces: map(maps::FRAGMENTS)?,
             counters,
@@ -308,21 +311,22 @@ impl Kernel {
     /// A pin.
     #[must_use]
     pub fn pin(&self, key: &PinKey) -> Option<Pin> {
-        look_up(self.pins, key).or_else(|| look_up(self.opening_pins, key))
+        look_up(self.pins, key).or_else(|| self.opening_pins.pin(key))
     }
 
-    /// All pins: those of confirmed connections come last.
+    /// All pins, by the hashes of their keys: those of confirmed connections come last.
     ///
     /// # Errors
     ///
     /// If a map cannot be read.
-    pub fn pins(&self) -> io::Result<Vec<(PinKey, Pin)>> {
+    pub fn pins(&self) -> io::Result<Vec<(u64, Pin)>> {
         self.pins_by(command::LOOKUP_BATCH)
     }
 
-    fn pins_by(&self, command: u32) -> io::Result<Vec<(PinKey, Pin)>> {
-        let mut pins = batch(command, self.opening_pins)?;
-        pins.extend(batch(command, self.pins)?);
+    fn pins_by(&self, command: u32) -> io::Result<Vec<(u64, Pin)>> {
+        let mut pins = self.opening_pins.all();
+        let kept = batch::<PinKey, Pin>(command, self.pins)?.into_iter();
+        pins.extend(kept.map(|(key, pin)| (opening_pins::hash(&key), pin)));
         Ok(pins)
     }
 
@@ -351,8 +355,10 @@ impl Kernel {
     /// # Errors
     ///
     /// If a map cannot be emptied.
-    pub fn take_pins(&self) -> io::Result<Vec<(PinKey, Pin)>> {
-        self.pins_by(command::LOOKUP_AND_DELETE_BATCH)
+    pub fn take_pins(&self) -> io::Result<Vec<(u64, Pin)>> {
+        let pins = self.pins_by(command::LOOKUP_AND_DELETE_BATCH)?;
+        self.opening_pins.clear();
+        Ok(pins)
     }
 
     /// Takes all clients' affinities out.

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, RingBuf};
-use lb_agent::dataplane::bpf::Opening;
+use lb_agent::dataplane::bpf::{Opening, OpeningPins};
 use lb_common::{
     DropKey, Flow, FlowKey, Frontend, FrontendKey, Pin, PinKey, ServiceNets,
     counter::Outcome,
@@ -17,11 +17,12 @@ use lb_common::{
     flow::{
         Marks,
         opening::{HEADER, WAYS},
+        opening_pins,
     },
     frontend::index::Listed,
     maps::{
         DROPS, ESTABLISHED, EVENTS, FLOWS, FRONTEND_COPIES, FRONTENDS, LAST_DROPS, LAYOUT_VERSION,
-        OPENING, OPENING_PINS, OPENING_WORDS, PINS, SERVICE_NETS,
+        OPENING, OPENING_WORDS, PINS, SERVICE_NETS,
     },
     ways::Word,
 };
@@ -46,7 +47,7 @@ pub(super) struct Store {
     /// The words of that.
     words: Mapped<u64>,
     pins: Table<PinKey, Pin>,
-    opening_pins: Table<PinKey, Pin>,
+    opening_pins: Arc<OpeningPins>,
     frontends: Table<FrontendKey, Frontend>,
     copies: Array<MapData, Raw<Listed>>,
     marks: Array<MapData, Raw<Marks>>,
@@ -64,7 +65,7 @@ impl Store {
             opening: Arc::new(opening(pin_dir)?),
             words: words(pin_dir)?,
             pins: open(pin_dir, PINS)?,
-            opening_pins: open(pin_dir, OPENING_PINS)?,
+            opening_pins: Arc::new(OpeningPins::open(pin_dir)?),
             frontends: open(pin_dir, FRONTENDS)?,
             copies: open(pin_dir, FRONTEND_COPIES)?,
             marks: open(pin_dir, ESTABLISHED)?,
@@ -102,11 +103,17 @@ impl Store {
         read(&self.flows)
     }
 
-    /// Pins of both maps; of two with one key, that of `PINS`.
-    pub(super) fn pins(&self) -> Result<Vec<(PinKey, Pin)>> {
-        let mut pins: BTreeMap<_, _> = read(&self.opening_pins)?.into_iter().collect();
-        pins.extend(read(&self.pins)?);
-        Ok(pins.into_iter().collect())
+    /// Pins of both maps by the hashes of their keys; of two with one key, that of `PINS`.
+    pub(super) fn pins(&self) -> Result<BTreeMap<u64, Pin>> {
+        let mut pins: BTreeMap<_, _> = self.opening_pins.all().into_iter().collect();
+        let kept = read(&self.pins)?.into_iter();
+        pins.extend(kept.map(|(key, pin)| (opening_pins::hash(&key), pin)));
+        Ok(pins)
+    }
+
+    /// Pins of `OPENING_PINS`.
+    pub(super) fn opening_pins(&self) -> Arc<OpeningPins> {
+        self.opening_pins.clone()
     }
 
     /// Pins of `PINS`.
@@ -171,10 +178,9 @@ impl Store {
     /// Forgets everything.
     pub(super) fn clear(&mut self) -> Result<()> {
         self.clear_flows()?;
-        for pins in [&mut self.pins, &mut self.opening_pins] {
-            for (key, _) in read(pins)? {
-                pins.remove(&Raw(key)).context("forget a pin")?;
-            }
+        self.opening_pins.clear();
+        for (key, _) in read(&self.pins)? {
+            self.pins.remove(&Raw(key)).context("forget a pin")?;
         }
         for key in self.drops()?.into_keys() {
             self.drops.remove(&Raw(key)).context("clear DROPS")?;

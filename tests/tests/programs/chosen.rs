@@ -3,16 +3,19 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+use bytemuck::Zeroable as _;
 use lb_common::{
+    PinKey,
     counter::Outcome::{NewFlow, Redirected, Replied, ToStack},
+    flow::opening_pins::{Place, WAYS, buckets_of, hash},
     protocol,
 };
 use lb_tests::programs::{
-    BACKEND_PORT, Bench, Case, Family, NODE2_MAC, Packet, Pod, Program, Service, Transport,
-    UPLINK_MAC, Verdict, each_case, each_case_on_the_wire, on_bench,
+    BACKEND_PORT, Bench, Case, Family, NODE2_MAC, OPENING_PINS, Packet, Pod, Program, Service,
+    Transport, UPLINK_MAC, Verdict, each_case, each_case_on_the_wire, on_bench,
 };
 
-use crate::flows::{check_reply, check_to, each_tcp, three};
+use crate::flows::{check_reply, check_to, each_tcp, each_udp, three};
 
 /// Opens a connection of a pod, and says who gets it.
 #[track_caller]
@@ -147,6 +150,41 @@ fn s58_a_pinned_connection_whose_record_is_forgotten_goes_on_where_it_was() {
             &expected,
             counted,
         );
+    });
+}
+
+/// Ports from which a client's pins have their place where that of the first one has it, and that one's port.
+fn neighbours(case: Case) -> impl Iterator<Item = u16> {
+    let (client, vip) = (case.pod_client(0), case.vip(1));
+    let bucket = move |src_port| {
+        let key = PinKey {
+            src: client.ip().into(),
+            dst: vip.ip().into(),
+            src_port,
+            dst_port: vip.port(),
+            protocol: protocol::UDP,
+            ..PinKey::zeroed()
+        };
+        Place::of(hash(&key), buckets_of(OPENING_PINS))
+    };
+    (20_000..).filter(move |port| bucket(*port) == bucket(20_000))
+}
+
+/// Nobody confirms what only a client sends, so its pin stays among those that newcomers displace.
+#[test]
+fn pin_of_datagrams_that_nobody_answers_stays_as_long_as_they_come() {
+    each_udp(|bench, case| {
+        bench.serve(&[Service::new(1, three()).by_chance()]);
+        let mut ports = neighbours(case);
+        let mut next = || ports.next().expect("a port");
+        let first = next();
+        let datagram = case.following(case.pod_client(first), case.vip(1));
+        let backend = open(bench, case, first);
+        for _ in 0..4 * WAYS {
+            open(bench, case, next());
+            bench.age(1);
+            check_to(bench, &datagram, backend, false);
+        }
     });
 }
 

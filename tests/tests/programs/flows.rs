@@ -295,8 +295,8 @@ fn connection_of_a_slots_former_owner_is_pinned_and_new_ones_go_to_the_new_owner
         bench.serve(&[one(12)]);
         check_to(bench, &case.following(client, vip), old, false);
         // At once: the slot forgets its former owner with the next change.
-        let [(key, pin)] = bench.pins()[..] else {
-            panic!("one pin: {:?}", bench.pins());
+        let [(key, pin)] = bench.kept_pins()[..] else {
+            panic!("one pin: {:?}", bench.kept_pins());
         };
         assert_eq!(
             (key.src.to_ip(), key.src_port, pin.source_port),

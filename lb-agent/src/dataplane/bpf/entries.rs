@@ -5,7 +5,7 @@ use std::path::Path;
 use aya::maps::{HashMap, Map, MapData, MapError};
 use lb_common::{
     Affinity, AffinityKey, Flow, FlowKey, Pin, PinKey,
-    maps::{AFFINITY, FLOWS, LAYOUT_VERSION, OPENING, OPENING_PINS, PINS, SOCKETS},
+    maps::{AFFINITY, FLOWS, LAYOUT_VERSION, OPENING, PINS, SOCKETS},
     socket::{SocketKey, SocketPeer},
 };
 
@@ -24,7 +24,7 @@ pub fn pinned_entries(pin_dir: &Path, name: &'static str) -> Result<u64, Error> 
             let opening = Opening::pinned(&Pins::at(pin_dir, LAYOUT_VERSION))?;
             return Ok(opening.count() as u64);
         }
-        PINS | OPENING_PINS => count::<PinKey, Pin>(pin_dir, name),
+        PINS => count::<PinKey, Pin>(pin_dir, name),
         AFFINITY => count::<AffinityKey, Affinity>(pin_dir, name),
         SOCKETS => count::<SocketKey, SocketPeer>(pin_dir, name),
         _ => Err(MapError::InvalidMapType { map_type: 0 }),

@@ -9,7 +9,7 @@ use bytemuck::{AnyBitPattern, pod_read_unaligned};
 use lb_common::{
     FlowKey, PinKey,
     known::{self, Point, Side},
-    maps::{FLOWS, KNOWN, LAYOUT_VERSION, OPENING_PINS, PINS},
+    maps::{FLOWS, KNOWN, LAYOUT_VERSION, PINS},
 };
 
 use super::{error::Error, pins::Pins, raw::RawMap, words::Words};
@@ -54,7 +54,7 @@ impl Bits {
         self.note(Point::of_flow(key, self.words));
     }
 
-    /// Notes that `PINS` or `OPENING_PINS` is to have a key. To be called before it has it.
+    /// Notes that `PINS` is to have a key. To be called before it has it.
     pub(super) fn note_pin(&self, key: &PinKey) {
         self.note(Point::of_pin(key, self.words));
     }
@@ -102,7 +102,7 @@ pub struct Known {
     bits: Bits,
     /// The side that is being made anew.
     begun: Mutex<Option<Side>>,
-    maps: [RawMap; 3],
+    maps: [RawMap; 2],
 }
 
 impl Known {
@@ -117,7 +117,7 @@ impl Known {
         Ok(Self {
             bits: Bits::open(&pins)?,
             begun: Mutex::new(None),
-            maps: [map(FLOWS)?, map(PINS)?, map(OPENING_PINS)?],
+            maps: [map(FLOWS)?, map(PINS)?],
         })
     }
 

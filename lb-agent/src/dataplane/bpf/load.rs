@@ -14,9 +14,9 @@ use aya::{
 use caps::{CapSet, Capability};
 use lb_common::{
     DatapathConfig,
-    flow::opening::buckets,
+    flow::{opening::buckets, opening_pins::buckets_of},
     known,
-    maps::{ESTABLISHED, FRONTEND_INDEX, KNOWN, MapSpec, OPENING},
+    maps::{ESTABLISHED, FRONTEND_INDEX, KNOWN, MapSpec, OPENING, OPENING_PINS},
 };
 
 use super::{
@@ -119,6 +119,8 @@ fn load_object(
     loader.override_global("KNOWN_WORDS", &known_words, true);
     let opening_buckets = buckets(elements(OPENING));
     loader.override_global("OPENING_BUCKETS", &opening_buckets, true);
+    let pin_buckets = buckets_of(elements(OPENING_PINS));
+    loader.override_global("PIN_BUCKETS", &pin_buckets, true);
     loader.override_global("OPENING_SEED", &opening_seed, true);
     loader.override_global("STORES_IN_ORDER", &STORES_IN_ORDER, true);
     for spec in &options.maps {

@@ -26,6 +26,7 @@ mod load;
 mod lock;
 mod maps;
 mod opening;
+mod opening_pins;
 mod pins;
 mod plan;
 mod query;
@@ -65,6 +66,7 @@ pub use self::{
     lock::{Lock, lock},
     maps::{pinned_backends, pinned_counters, pinned_frontends},
     opening::Opening,
+    opening_pins::OpeningPins,
     plan::{Attachment, Hook, TcMode, XdpMode},
     run::ProgramRun,
     sweep::{Sweeper, Swept},

@@ -12,7 +12,7 @@ use aya::{
 };
 use bytemuck::{Pod, Zeroable};
 use lb_common::{
-    FlowKey,
+    FlowKey, Pin,
     maps::{Kind, MapSpec, OPENING_WORDS},
 };
 use nix::errno::Errno;
@@ -21,6 +21,7 @@ use super::{
     error::{Error, is_absent},
     load::spec_of,
     opening::Opening,
+    opening_pins::{self, OpeningPins},
     pins::Pins,
     syscall::{BATCH, Batch, bpf, command},
 };
@@ -44,6 +45,8 @@ pub(super) struct RawMap {
     data: MapData,
     /// Its records, of an array in which they are found by their keys.
     records: Option<Opening>,
+    /// Its pins, of an array in which they are found by hashes of their keys.
+    pins: Option<OpeningPins>,
     key_len: usize,
     /// Bytes of a value as system calls have it: of all CPUs, where each has its own.
     value_len: usize,
@@ -86,6 +89,7 @@ impl RawMap {
             spec,
             data,
             records: None,
+            pins: None,
             value_len,
         };
         if map.spec.has_words() {
@@ -95,6 +99,12 @@ impl RawMap {
             })?;
             (map.key_len, map.value_len) = (size_of::<FlowKey>(), records.value_len());
             map.records = Some(records);
+        }
+        if map.spec.has_pins() {
+            let pins = OpeningPins::new(map.as_fd(), &map.spec);
+            let pins = pins.map_err(|source| Error::Mmap { map: name, source })?;
+            (map.key_len, map.value_len) = (opening_pins::KEY, size_of::<Pin>());
+            map.pins = Some(pins);
         }
         Ok(Some(map))
     }
@@ -125,6 +135,11 @@ impl RawMap {
     ) -> io::Result<()> {
         if let Some(records) = &self.records {
             return records.for_each(&mut take);
+        }
+        if let Some(pins) = &self.pins {
+            let mut all = pins.all().into_iter();
+            return all
+                .try_for_each(|(hash, pin)| take(&hash.to_ne_bytes(), bytemuck::bytes_of(&pin)));
         }
         let kind = self.spec.kind;
         if [Kind::Hash, Kind::LruHash, Kind::Array]
@@ -210,6 +225,12 @@ impl RawMap {
             let there = records.get(key);
             return Ok(there.map(|there| *value = there).is_some());
         }
+        if let Some(pins) = &self.pins {
+            let there = pins.get(bytemuck::pod_read_unaligned(key));
+            return Ok(there
+                .map(|pin| *value = bytemuck::bytes_of(&pin).to_vec())
+                .is_some());
+        }
         value.resize(self.value_len, 0);
         self.element(command::LOOKUP, address(key), address_mut(value), 0)
     }
@@ -219,6 +240,13 @@ impl RawMap {
         self.check(key, Some(value))?;
         if let Some(records) = &self.records {
             return Ok(records.put(key, value, put));
+        }
+        if let Some(pins) = &self.pins {
+            let (hash, pin) = (
+                bytemuck::pod_read_unaligned(key),
+                bytemuck::pod_read_unaligned(value),
+            );
+            return Ok(pins.put(hash, pin, put));
         }
         let put = put as u64;
         match self.element(command::UPDATE, address(key), address(value), put) {
@@ -234,14 +262,22 @@ impl RawMap {
             records.remove(key);
             return Ok(());
         }
+        if let Some(pins) = &self.pins {
+            pins.remove(bytemuck::pod_read_unaligned(key));
+            return Ok(());
+        }
         self.element(command::DELETE, address(key), 0, 0)
             .map(|_| ())
     }
 
-    /// How much of its capacity is taken: of an array, all up to the last element that is not zero.
+    /// How much of its capacity is taken: of an array, all up to the last element that is not zero; of pins
+    /// that the next ones displace, nothing.
     pub(super) fn used(&self) -> io::Result<u32> {
         if let Some(records) = &self.records {
             return Ok(records.count() as u32);
+        }
+        if self.pins.is_some() {
+            return Ok(0);
         }
         let is_array = self.spec.kind == Kind::Array as u32;
         let mut used = 0;

@@ -4,7 +4,7 @@ use std::{
     io,
     os::fd::{AsRawFd as _, BorrowedFd},
     ptr::{self, NonNull},
-    sync::atomic::AtomicU64,
+    sync::atomic::{AtomicU32, AtomicU64},
 };
 
 /// The words of 64 bits of an mmap-able array, shared with the kernel programs.
@@ -39,6 +39,12 @@ impl Words {
             Some(first) if address != libc::MAP_FAILED => Ok(Self { first, len }),
             _ => Err(io::Error::last_os_error()),
         }
+    }
+
+    /// All halves of them, each read and written as one: of elements that nobody reads whole.
+    pub(super) fn halves(&self) -> &[AtomicU32] {
+        // SAFETY: as for `as_slice`; a half has half the size, and needs no more alignment.
+        unsafe { std::slice::from_raw_parts(self.first.as_ptr().cast(), 2 * self.len) }
     }
 
     /// All elements.

@@ -8,6 +8,8 @@ mod difference;
 mod lab;
 #[cfg(not(feature = "lab-layout"))]
 mod v3;
+#[cfg(not(feature = "lab-layout"))]
+mod v4;
 
 use lb_common::maps::MapSpec;
 
@@ -46,7 +48,7 @@ pub(super) type Convert = fn(&[u8], &[u8]) -> Option<(Vec<u8>, Vec<u8>)>;
 
 /// All of them.
 #[cfg(not(feature = "lab-layout"))]
-const KNOWN: [Layout; 2] = [lab::OTHER, v3::LAYOUT];
+const KNOWN: [Layout; 3] = [lab::OTHER, v3::LAYOUT, v4::LAYOUT];
 /// The lab's knows the one that is shipped.
 #[cfg(feature = "lab-layout")]
 const KNOWN: [Layout; 1] = [lab::OTHER];
