@@ -43,7 +43,7 @@ const FIRST: Duration = Duration::from_secs(2);
 const DEADLINE: Duration = Duration::from_secs(40);
 /// Frames of one call of the kernel: more than there is ever time for. A signal ends it.
 const REPEAT: u32 = 400_000_000;
-/// How often the generator is told to end, until it does.
+/// How often the generator is told to end, until it does, and how often it is looked whether it goes on.
 const INTERVAL: Duration = Duration::from_millis(1);
 
 /// Whom datagrams come from.
@@ -106,7 +106,7 @@ pub struct Sent {
     pub lost: u64,
     /// In what time.
     pub took: Duration,
-    /// Of it, when other processes had the processor.
+    /// When other processes had the processor: in that time, and until the next frame was made.
     pub waited: Duration,
 }
 
@@ -115,6 +115,12 @@ impl Sent {
     #[must_use]
     pub fn rate(&self) -> f64 {
         self.arrived as f64 / self.took.as_secs_f64()
+    }
+
+    /// Whether it says what the node forwards: some frames arrived, and hardly any were lost.
+    #[must_use]
+    pub fn is_meaningful(&self) -> bool {
+        self.arrived > 0 && self.lost * 100 <= self.arrived
     }
 
     /// The part of the time when other processes had the processor.
@@ -126,7 +132,7 @@ impl Sent {
 
 /// `State` of `lb-ebpf/src/lab/load.rs`.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 struct State {
     sent: u64,
     arrived: u64,
@@ -260,7 +266,8 @@ impl Load {
         }
         let (before, waited, start) = (self.state()?, generator.waited()?, Instant::now());
         generator.go_on(window)?;
-        let (after, waits, end) = (self.state()?, generator.waited()?, Instant::now());
+        let (after, end) = (self.state()?, Instant::now());
+        let waits = self.waited_until(generator, after)?;
         let lost = after.lost - before.lost;
         Ok(Sent {
             arrived: after.arrived - before.arrived - lost,
@@ -268,6 +275,17 @@ impl Load {
             took: end - start,
             waited: waits.saturating_sub(waited),
         })
+    }
+
+    /// For how long the generator has waited for the processor until it went on after this. The kernel counts no time
+    /// for which somebody still waits.
+    fn waited_until(&self, generator: &Generator, state: State) -> Result<Duration> {
+        let begin = Instant::now();
+        while self.state()? == state {
+            ensure!(begin.elapsed() < FIRST, "the generator does not go on");
+            generator.go_on(INTERVAL)?;
+        }
+        generator.waited()
     }
 
     /// Tells the generator what to send, and the sink that it begins anew.

@@ -148,16 +148,21 @@ fn is_calm(rates: &Rates) -> bool {
 
 /// Measures until nobody has disturbed, or somebody always does.
 fn undisturbed(stage: &mut Stage, scope: &Scope, load: Load, contender: Contender) -> Result<Sent> {
-    let mut best: Option<Sent> = None;
-    for _ in 0..PATIENCE {
-        let sent = stage.send(contender, load, scope.window)?;
-        ensure!(
-            sent.lost * 100 <= sent.arrived,
-            "{}, {load}: {} datagrams were lost, {} arrived",
-            contender.name(),
-            sent.lost,
-            sent.arrived
-        );
+    let windows = (0..PATIENCE).map(|_| stage.send(contender, load, scope.window));
+    least_disturbed(windows).with_context(|| format!("{}, {load}", contender.name()))
+}
+
+/// The first window that nobody has disturbed, or that which was disturbed least. Where a process that goes before takes the
+/// processor for all of a window, or what makes the node forward waits for it, nothing arrives, or is late: that is
+/// said of a contender only when it is so each time.
+fn least_disturbed(windows: impl Iterator<Item = Result<Sent>>) -> Result<Sent> {
+    let (mut best, mut wrong): (Option<Sent>, _) = (None, None);
+    for sent in windows {
+        let sent = sent?;
+        if !sent.is_meaningful() {
+            wrong = Some(sent);
+            continue;
+        }
         if sent.disturbance() <= UNDISTURBED {
             return Ok(sent);
         }
@@ -165,5 +170,45 @@ fn undisturbed(stage: &mut Stage, scope: &Scope, load: Load, contender: Contende
             best = Some(sent);
         }
     }
-    best.context("nothing was sent")
+    best.with_context(|| match wrong {
+        Some(Sent { lost, arrived, .. }) => {
+            format!("{lost} datagrams were lost, {arrived} arrived, and so it was each time")
+        }
+        None => "nothing was sent".to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sent(arrived: u64, lost: u64, waited: u64) -> Result<Sent> {
+        Ok(Sent {
+            arrived,
+            lost,
+            took: Duration::from_millis(100),
+            waited: Duration::from_millis(waited),
+        })
+    }
+
+    #[test]
+    fn first_undisturbed_window_counts_or_the_least_disturbed_one() {
+        let of = |windows: Vec<Result<Sent>>| least_disturbed(windows.into_iter());
+        let first = of(vec![sent(1, 0, 50), sent(2, 0, 3), sent(3, 0, 0)]);
+        assert_eq!(first.unwrap().arrived, 2);
+        let least = of(vec![sent(1, 0, 50), sent(2, 0, 40), sent(3, 0, 60)]);
+        assert_eq!(least.unwrap().arrived, 2);
+    }
+
+    #[test]
+    fn windows_in_which_nothing_or_too_little_arrived_do_not_count() {
+        let late = least_disturbed([sent(0, 0, 0), sent(99, 1, 0), sent(200, 2, 0)].into_iter());
+        assert_eq!(late.unwrap().arrived, 200);
+        let never = least_disturbed([sent(0, 0, 0), sent(99, 1, 0)].into_iter());
+        let text = never.unwrap_err().to_string();
+        assert!(
+            text.starts_with("1 datagrams were lost, 99 arrived"),
+            "{text}"
+        );
+    }
 }
