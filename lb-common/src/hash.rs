@@ -59,6 +59,24 @@ pub fn both(a: Addr, b: Addr, word: u64) -> u64 {
     mix(mix(mix(word, a_low), b_low), high).wrapping_mul(MULTIPLIER)
 }
 
+/// Mixes two addresses and a word under a seed that nobody knows: nobody knows, either, which of them have a hash in common.
+#[inline(always)]
+#[must_use]
+pub fn secret(a: Addr, b: Addr, word: u64, seed: u64) -> u64 {
+    let ((a_high, a_low), (b_high, b_low)) = (halves(a), halves(b));
+    let state = keyed(seed, word, seed);
+    let state = keyed(keyed(state, a_high, seed), a_low, seed);
+    keyed(keyed(state, b_high, seed), b_low, seed).wrapping_mul(MULTIPLIER)
+}
+
+/// One round. The upper half comes into the lower one by a secret multiplier: by a shift alone, what changes
+/// in the highest bit would change in two that are known, and the next word could undo it.
+#[inline(always)]
+fn keyed(state: u64, word: u64, key: u64) -> u64 {
+    let product = (state ^ word).wrapping_mul(MULTIPLIER);
+    product.wrapping_add((product >> 32).wrapping_mul(key | 1))
+}
+
 /// The upper half of [`wide`].
 #[inline(always)]
 #[must_use]

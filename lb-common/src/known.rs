@@ -6,11 +6,7 @@
 //! has ended that may have set a bit there before, sets the bits of all elements that there are, and then lets programs ask
 //! it. Whoever inserts meanwhile sets bits that stay; an agent that dies in between leaves a side that nobody asks.
 
-use crate::{
-    FlowKey,
-    flow::{PinKey, opening_pins},
-    hash,
-};
+use crate::{FlowKey, flow::PinKey, hash};
 
 /// Words before those of the first side, as many as a cache line has.
 pub const HEADER: u32 = 8;
@@ -98,7 +94,9 @@ impl Point {
     #[inline(always)]
     #[must_use]
     pub fn of_pin(key: &PinKey, words: u32) -> Self {
-        Self::at(opening_pins::hash(key), words)
+        let ports = u64::from(key.src_port) | u64::from(key.dst_port) << 16;
+        let word = ports | u64::from(key.protocol) << 32;
+        Self::at(hash::both(key.src, key.dst, word), words)
     }
 
     #[inline(always)]

@@ -95,7 +95,12 @@ impl<C, P: AtHook> Tables for Run<C, P> {
 
     #[inline(always)]
     fn pin(&self, key: &PinKey) -> Option<Pin> {
-        pins::get(key)
+        pins::kept(key)
+    }
+
+    #[inline(always)]
+    fn opening_pin(&self, key: &PinKey) -> Option<Pin> {
+        pins::opening(key)
     }
 
     #[inline(always)]

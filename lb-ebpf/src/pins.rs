@@ -11,15 +11,12 @@ use lb_common::{
 
 use crate::{
     known,
-    maps::{OPENING_PINS, PINS},
+    maps::{OPENING_PINS, OPENING_SEED, PINS},
 };
 
 /// Buckets of `OPENING_PINS`, which whoever loads the programs knows.
 #[unsafe(no_mangle)]
 static PIN_BUCKETS: Global<u32> = Global::new(0);
-
-/// Set in what [`pin_find`] returns of a pin that there is: a pin itself has zeros there.
-const FOUND: u64 = 1 << 63;
 
 /// The words of a bucket in the memory of its map.
 struct Shared(*mut Line);
@@ -52,8 +49,8 @@ fn place(hash: u64) -> Place {
 }
 
 #[inline(always)]
-fn words(place: Place) -> Option<Shared> {
-    OPENING_PINS.get_ptr_mut(place.words).map(Shared)
+fn bucket(place: Place) -> Option<Shared> {
+    OPENING_PINS.get_ptr_mut(place.bucket).map(Shared)
 }
 
 /// The tags of a bucket.
@@ -64,22 +61,17 @@ fn tags(place: Place) -> Option<*mut u32> {
     Some(unsafe { line.cast::<u32>().add(place.at as usize % TAGS) })
 }
 
-/// The pin of a key with [`FOUND`], or 0. The verifier follows it once, as `opening_find`.
+#[inline(always)]
+fn hash(key: &PinKey) -> u64 {
+    opening_pins::hash(key, OPENING_SEED.load())
+}
+
+/// The pin of a key with this hash, or 0: no pin here is [`Pin::ELSEWHERE`]. The verifier follows it once, as `opening_find`. It takes no key:
+/// what a function like this gets by address, Linux before 6.2 lets no hash map be asked for.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn pin_find(key: *const PinKey) -> u64 {
-    // SAFETY: callers have a reference; the verifier believes that only where it is asked for.
-    let Some(key) = (unsafe { key.as_ref() }) else {
-        return 0;
-    };
-    if known::may_have_pin(key)
-        // SAFETY: copied at once. An element recycled meanwhile names another client's backend,
-        // whose flow the owner check refuses.
-        && let Some(pin) = unsafe { PINS.get(key) }
-    {
-        return pin.word() | FOUND;
-    }
-    find(opening_pins::hash(key)).map_or(0, |pin| pin.word() | FOUND)
+extern "C" fn pin_find(hash: u64) -> u64 {
+    find(hash).map_or(0, Pin::word)
 }
 
 #[inline(always)]
@@ -90,27 +82,47 @@ fn find(hash: u64) -> Option<Pin> {
     if !tags.have(hash) {
         return None;
     }
-    opening_pins::find(&words(place)?, hash)
+    opening_pins::find(&bucket(place)?, hash)
+}
+
+/// Puts a pin into `OPENING_PINS`. Returns 0. As [`pin_find`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn pin_put(hash: u64, pin: u64) -> u64 {
+    put(hash, Pin::from_word(pin));
+    0
 }
 
 #[inline(always)]
 fn put(hash: u64, pin: Pin) -> Option<()> {
     let place = place(hash);
-    let moved = opening_pins::put(&words(place)?, hash, pin);
-    let tags = tags(place)?;
+    let after = opening_pins::put(&bucket(place)?, hash, pin);
     // SAFETY: as in `find`.
-    unsafe { ptr::write_volatile(tags, Tags(ptr::read_volatile(tags)).put(hash, moved).0) };
+    unsafe { ptr::write_volatile(tags(place)?, after.0) };
     Some(())
 }
 
-/// Notes the pin of a flow that no client has confirmed. Returns 0. As [`pin_find`].
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn pin_note(key: *const PinKey, pin: *const Pin) -> u64 {
-    // SAFETY: as for `pin_find`.
-    let (Some(key), Some(pin)) = (unsafe { (key.as_ref(), pin.as_ref()) }) else {
-        return 0;
-    };
+/// The pin that `PINS` has of a key.
+#[inline(always)]
+pub(crate) fn kept(key: &PinKey) -> Option<Pin> {
+    if !known::may_have_pin(key) {
+        return None;
+    }
+    // SAFETY: copied at once. An element recycled meanwhile names another client's backend,
+    // whose flow the owner check refuses.
+    unsafe { PINS.get(key) }.copied()
+}
+
+/// The pin that `OPENING_PINS` has of a key.
+#[inline(always)]
+pub(crate) fn opening(key: &PinKey) -> Option<Pin> {
+    let pin = Pin::from_word(pin_find(hash(key)));
+    (!pin.is_elsewhere()).then_some(pin)
+}
+
+/// Notes the pin of a flow that no client has confirmed.
+#[inline(always)]
+pub(crate) fn note(key: &PinKey, pin: &Pin) {
     // An earlier flow's, which would be found before this one's.
     if known::may_have_pin(key)
         && let Some(kept) = PINS.get_ptr_mut(key)
@@ -118,23 +130,9 @@ extern "C" fn pin_note(key: *const PinKey, pin: *const Pin) -> u64 {
         // SAFETY: the pointer was checked, and map memory outlives the program's run. Whoever reads half
         // of it, or another flow's element that was recycled meanwhile, is refused by the owner check.
         unsafe { *kept = *pin };
-        return 0;
+    } else {
+        pin_put(hash(key), pin.word());
     }
-    put(opening_pins::hash(key), *pin);
-    0
-}
-
-/// The pin of a key.
-#[inline(always)]
-pub(crate) fn get(key: &PinKey) -> Option<Pin> {
-    let found = pin_find(key);
-    (found & FOUND != 0).then(|| Pin::from_word(found))
-}
-
-/// Notes the pin of a flow that no client has confirmed.
-#[inline(always)]
-pub(crate) fn note(key: &PinKey, pin: &Pin) {
-    pin_note(key, pin);
 }
 
 /// The same for one that a client has confirmed. Best effort, too: without its pin, a flow is looked up where the table says.

@@ -69,18 +69,7 @@ pub const fn record(bucket: u32, way: usize) -> u32 {
 pub fn hash(key: &FlowKey, seed: u64) -> u64 {
     let ports = u64::from(key.src_port) | u64::from(key.dst_port) << 16;
     let edge = u64::from(key.edge ^ u32::from(key.protocol) << 24);
-    let ((src_high, src_low), (dst_high, dst_low)) = (hash::halves(key.src), hash::halves(key.dst));
-    let state = keyed(seed, ports | edge << 32, seed);
-    let state = keyed(keyed(state, src_high, seed), src_low, seed);
-    keyed(keyed(state, dst_high, seed), dst_low, seed).wrapping_mul(hash::MULTIPLIER)
-}
-
-/// One round. The upper half comes into the lower one by a secret multiplier: by a shift alone, what changes
-/// in the highest bit would change in two that are known, and the next word could undo it.
-#[inline(always)]
-fn keyed(state: u64, word: u64, key: u64) -> u64 {
-    let product = (state ^ word).wrapping_mul(hash::MULTIPLIER);
-    product.wrapping_add((product >> 32).wrapping_mul(key | 1))
+    hash::secret(key.src, key.dst, ports | edge << 32, seed)
 }
 
 impl Record {

@@ -7,6 +7,8 @@
 //! Most connections have none, and their first packets would wait for a bucket that is in no cache. So a few bits of
 //! each pin's hash lie by themselves, in a sixteenth of the room, in front of all buckets.
 
+#[cfg(doc)]
+use super::opening;
 use super::{Pin, PinKey};
 use crate::hash;
 
@@ -45,7 +47,7 @@ pub const fn buckets_of(elements: u32) -> u32 {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
     /// The element that its bucket is.
-    pub words: u32,
+    pub bucket: u32,
     /// The element with the bucket's tags,
     pub tags: u32,
     /// and which of these they are.
@@ -59,7 +61,7 @@ impl Place {
     pub fn of(hash: u64, buckets: u32) -> Self {
         let bucket = (((hash >> 32) * u64::from(buckets)) >> 32) as u32;
         Self {
-            words: buckets.div_ceil(TAGS as u32) + bucket,
+            bucket: buckets.div_ceil(TAGS as u32) + bucket,
             tags: bucket / TAGS as u32,
             at: bucket % TAGS as u32,
         }
@@ -74,10 +76,11 @@ pub struct Tags(pub u32);
 impl Tags {
     const ONES: u32 = 0x0101_0101;
 
-    /// Of a pin; never 0, as that of no pin is.
+    /// Of the pin of a key with this hash; 0 of none, and of no other.
     #[inline(always)]
     fn tag(hash: u64) -> u32 {
-        u32::from((hash >> 24) as u8).max(1)
+        let tag = u32::from((hash >> 24) as u8);
+        if hash == 0 { 0 } else { tag.max(1) }
     }
 
     /// Whether one of them is that of a key with this hash.
@@ -89,12 +92,14 @@ impl Tags {
         differ.wrapping_sub(Self::ONES) & !differ & (Self::ONES << 7) != 0
     }
 
-    /// These, once the pin of a key was put first, and the others up to `last` have moved up by one.
+    /// Those of a bucket as it is now.
     #[inline(always)]
-    #[must_use]
-    pub fn put(self, hash: u64, last: usize) -> Self {
-        let moved = u32::MAX >> (u32::BITS as usize - 8 * (last % WAYS + 1));
-        Self((self.0 << 8 | Self::tag(hash)) & moved | self.0 & !moved)
+    fn of(words: &impl Words) -> Self {
+        let mut tags = 0;
+        for way in (0..WAYS).rev() {
+            tags = tags << 8 | Self::tag(hash_at(words, way));
+        }
+        Self(tags)
     }
 }
 
@@ -106,19 +111,19 @@ pub trait Words {
     fn write(&self, at: usize, word: u64);
 }
 
-/// What stands for a key; never 0, as an element is that has no pin.
+/// What stands for a key, under the seed of [`opening`]; never 0, as where there is no pin.
 ///
-/// Everybody knows it: whoever puts five connections into a bucket forgets their pins sooner. Their records
-/// are found by a secret seed, and a pin is of use only where one of these is gone.
+/// Nobody is to know two keys of one hash, or of one bucket: the connection of the first one would go on by the pin of the
+/// other, or not at all.
 #[inline(always)]
 #[must_use]
-pub fn hash(key: &PinKey) -> u64 {
+pub fn hash(key: &PinKey, seed: u64) -> u64 {
     let ports = u64::from(key.src_port) | u64::from(key.dst_port) << 16;
     let word = ports | u64::from(key.protocol) << 32;
-    hash::both(key.src, key.dst, word) | 1
+    hash::secret(key.src, key.dst, word, seed) | 1
 }
 
-/// The pin of a key. Of two keys with one hash it may be the other one's: whoever follows a pin looks whose record is there.
+/// The pin of a key with this hash.
 #[inline(always)]
 #[must_use]
 pub fn find(words: &impl Words, hash: u64) -> Option<Pin> {
@@ -131,27 +136,45 @@ pub fn find(words: &impl Words, hash: u64) -> Option<Pin> {
     None
 }
 
-/// Puts the pin of a key first. All up to its former one move up by one, or all, and the last one is forgotten. Returns the last
-/// way that has another pin now, for [`Tags::put`].
+/// Puts the pin of a key first. All up to its former one move up by one, or all up to a free way, or all, and the last one is
+/// forgotten. Returns the bucket's tags.
 #[inline(always)]
-pub fn put(words: &impl Words, hash: u64, pin: Pin) -> usize {
-    let pin = pin.word();
-    let mut moved = (hash ^ pin, pin);
+pub fn put(words: &impl Words, hash: u64, pin: Pin) -> Tags {
+    let mut last = WAYS - 1;
     for way in 0..WAYS {
-        let there = read(words, way);
-        words.write(2 * way, moved.0);
-        words.write(2 * way + 1, moved.1);
-        if there.0 ^ there.1 == hash {
-            return way;
+        let there = hash_at(words, way);
+        if there == hash || there == 0 {
+            last = way;
+            break;
         }
-        moved = there;
     }
-    WAYS - 1
+    // From behind: whoever reads meanwhile meets one twice, and misses none but the last.
+    for way in (1..WAYS).rev() {
+        if way <= last {
+            write(words, way, read(words, way - 1));
+        }
+    }
+    let pin = pin.word();
+    write(words, 0, (hash ^ pin, pin));
+    Tags::of(words)
 }
 
 #[inline(always)]
 fn read(words: &impl Words, way: usize) -> (u64, u64) {
     (words.read(2 * way), words.read(2 * way + 1))
+}
+
+#[inline(always)]
+fn write(words: &impl Words, way: usize, pair: (u64, u64)) {
+    words.write(2 * way, pair.0);
+    words.write(2 * way + 1, pair.1);
+}
+
+/// Of a way: 0 where there is no pin.
+#[inline(always)]
+fn hash_at(words: &impl Words, way: usize) -> u64 {
+    let (check, pin) = read(words, way);
+    check ^ pin
 }
 
 /// All pins of a bucket by the hashes of their keys, the newest first.
@@ -161,13 +184,11 @@ pub fn all(words: &impl Words) -> impl Iterator<Item = (u64, Pin)> {
         .filter(|(hash, _)| *hash != 0)
 }
 
-/// Forgets the pin of a key.
+/// Forgets the pin of a key. Its tag stays until the next one is put.
 pub fn remove(words: &impl Words, hash: u64) {
     for way in 0..WAYS {
-        let (check, pin) = read(words, way);
-        if check ^ pin == hash {
-            words.write(2 * way, 0);
-            words.write(2 * way + 1, 0);
+        if hash_at(words, way) == hash {
+            write(words, way, (0, 0));
         }
     }
 }
@@ -247,8 +268,7 @@ mod tests {
             (None, [4, 2, 1].into())
         );
         put(&bucket, 7, pin(7));
-        assert_eq!(find(&bucket, 1), None, "the last one");
-        assert_eq!(numbers(&bucket), [7, 4, 2]);
+        assert_eq!(numbers(&bucket), [7, 4, 2, 1]);
     }
 
     /// A reader, or somebody who moves it up, meets the check of one and the pin of another.
@@ -283,16 +303,19 @@ mod tests {
         #[test]
         fn tags_are_those_of_a_buckets_pins_and_of_few_others(hashes in prop::collection::vec(any::<u64>(), 1..40)) {
             let (bucket, mut tags) = (Bucket::default(), Tags::default());
+            prop_assert!(!tags.have(hashes[0] | 1), "of an empty bucket");
             // Some come again.
             for hash in hashes.iter().chain(hashes.iter().step_by(3)).map(|hash| hash | 1) {
-                tags = tags.put(hash, put(&bucket, hash, pin(1)));
+                tags = put(&bucket, hash, pin(1));
                 prop_assert_eq!(tags.0 as u8, ((hash >> 24) as u8).max(1));
-                let known: Vec<_> = all(&bucket).map(|(hash, _)| Tags::tag(hash) as u8).collect();
-                prop_assert_eq!(&tags.0.to_le_bytes()[..known.len()], &known[..]);
+                let mut known: Vec<_> = all(&bucket).map(|(hash, _)| Tags::tag(hash) as u8).collect();
+                prop_assert!(all(&bucket).all(|(hash, _)| tags.have(hash)));
+                known.resize(WAYS, 0);
+                prop_assert_eq!(&tags.0.to_le_bytes()[..], &known[..]);
             }
             for tag in 0..=u8::MAX {
                 let expected = tags.0.to_le_bytes().contains(&tag.max(1));
-                prop_assert_eq!(tags.have(u64::from(tag) << 24), expected, "{} in {:x}", tag, tags.0);
+                prop_assert_eq!(tags.have(u64::from(tag) << 24 | 1), expected, "{} in {:x}", tag, tags.0);
             }
         }
 
@@ -301,10 +324,10 @@ mod tests {
             let elements = elements(buckets);
             prop_assert_eq!(buckets_of(elements), buckets);
             let place = Place::of(hash, buckets);
-            prop_assert!(place.words < elements);
+            prop_assert!(place.bucket < elements);
             prop_assert!(place.tags < elements - buckets);
             prop_assert!((place.at as usize) < TAGS);
-            prop_assert_eq!(place.tags * TAGS as u32 + place.at, place.words - (elements - buckets));
+            prop_assert_eq!(place.tags * TAGS as u32 + place.at, place.bucket - (elements - buckets));
         }
 
         #[test]
@@ -332,10 +355,10 @@ mod tests {
             ..PinKey::zeroed()
         };
         let check = |keys: &mut dyn Iterator<Item = PinKey>| {
-            let hashes: Vec<_> = keys.map(|key| hash(&key)).collect();
+            let hashes: Vec<_> = keys.map(|key| hash(&key, 7)).collect();
             let own: BTreeSet<_> = hashes
                 .iter()
-                .map(|hash| Place::of(*hash, 1 << 16).words)
+                .map(|hash| Place::of(*hash, 1 << 16).bucket)
                 .collect();
             assert!(own.len() > 40_000, "{}", own.len());
             let most = (1..=u8::MAX).map(|tag| {

@@ -53,8 +53,10 @@ pub trait Tables {
     fn backend(&self, index: u32) -> Option<Backend>;
     /// An element of `INTERFACES`.
     fn interface(&self, ifindex: u32) -> Option<Interface>;
-    /// An element of `PINS`, or else of `OPENING_PINS`.
+    /// An element of `PINS`.
     fn pin(&self, key: &PinKey) -> Option<Pin>;
+    /// The pin that `OPENING_PINS` has of a key.
+    fn opening_pin(&self, key: &PinKey) -> Option<Pin>;
     /// Inserts or replaces the pin of a flow that no client has confirmed. Best effort: it is forgotten when several others
     /// have come to the same place.
     fn insert_pin(&self, key: &PinKey, pin: &Pin);
@@ -211,7 +213,7 @@ pub struct Scratch {
     pub flow: Flow,
     /// A pin that is being inserted, or was found.
     pub pin: Pin,
-    /// Whether one was found.
+    /// Whether one was found: 1 in `PINS`, 2 in `OPENING_PINS`.
     pub has_pin: u32,
     /// Key of the client's affinity.
     pub affinity_key: AffinityKey,

@@ -14,6 +14,10 @@ use crate::{
     vip::net_flags,
 };
 
+/// Where a pin was found, for [`Scratch::has_pin`].
+const KEPT: u32 = 1;
+const OPENING: u32 = 2;
+
 /// What is known of a packet's flow. Numbers: see [`Found`].
 #[repr(u32)]
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -48,7 +52,12 @@ pub(super) fn recall<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> 
         scratch.pin_key = scratch.parsed.tuple.pin();
         if let Some(pin) = env.pin(&scratch.pin_key) {
             scratch.pin = pin;
-            scratch.has_pin = 1;
+            scratch.has_pin = KEPT;
+        } else if let Some(pin) = env.opening_pin(&scratch.pin_key) {
+            scratch.pin = pin;
+            scratch.has_pin = OPENING;
+        }
+        if scratch.has_pin != 0 {
             found = follow(env, scratch, site);
         }
     }
@@ -58,7 +67,7 @@ pub(super) fn recall<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> 
         // At once: the slot forgets its previous owner with the table's next change. And again
         // now and then: the pins that are not noted again are forgotten first.
         if is_previous && !found.has(Found::PINNED) || found.has(Found::DUE) {
-            note_pin(env, scratch, is_previous);
+            note_pin(env, scratch);
         }
         return go_on(env, scratch);
     }
@@ -74,10 +83,10 @@ pub(super) fn recall<E: Env>(env: &mut E, scratch: &mut Scratch, site: Site) -> 
     }
 }
 
-/// Pins the flow whose key is set to its backend, and notes that in its record. The pin of one that was confirmed is as good as new
-/// if that has led here, and not the slot.
+/// Pins the flow whose key is set to its backend, and notes that in its record. In `PINS`, whose element was looked up is as good as
+/// new.
 #[inline(never)]
-fn note_pin<E: Env>(env: &mut E, scratch: &mut Scratch, is_previous: bool) {
+fn note_pin<E: Env>(env: &mut E, scratch: &mut Scratch) {
     let mut confirmed = confirmed::NO;
     if let Some(flow) = env.look_up(&scratch.key) {
         flow.pinned = 1;
@@ -85,7 +94,7 @@ fn note_pin<E: Env>(env: &mut E, scratch: &mut Scratch, is_previous: bool) {
     }
     if confirmed != confirmed::YES {
         pin(env, scratch);
-    } else if is_previous {
+    } else if scratch.has_pin != KEPT {
         keep_pin(env, scratch);
     }
 }

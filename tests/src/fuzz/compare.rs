@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, fmt};
 
-use lb_common::{Flow, Fragments, Pin, PinKey, flow::opening_pins};
+use lb_common::{Flow, Fragments, Pin, PinKey};
 
 use super::Disagreement;
 use crate::model::{Connection, Pieces};
@@ -44,10 +44,12 @@ pub(super) fn told(connection: &Connection) -> String {
 }
 
 /// Pins by the hashes of their keys, which are all that programs keep of some.
-pub(super) fn hashed(pins: &HashMap<PinKey, Pin>) -> HashMap<u64, Pin> {
+pub(super) fn hashed(
+    pins: &HashMap<PinKey, Pin>,
+    hash: impl Fn(&PinKey) -> u64,
+) -> HashMap<u64, Pin> {
     let pins = pins.iter();
-    pins.map(|(key, pin)| (opening_pins::hash(key), *pin))
-        .collect()
+    pins.map(|(key, pin)| (hash(key), *pin)).collect()
 }
 
 pub(super) fn compare_all<K: Eq + std::hash::Hash + fmt::Debug, V: PartialEq + fmt::Debug>(

@@ -417,8 +417,13 @@ impl Rig {
         compare_all(
             "after a change of tables, PINS",
             &pins.into_iter().collect(),
-            &hashed(&self.model.memory.pins),
+            &self.model_pins(),
         )
+    }
+
+    /// The model's pins, as programs know their keys.
+    fn model_pins(&self) -> HashMap<u64, Pin> {
+        hashed(&self.model.memory.pins, |key| self.kernel.pin_hash(key))
     }
 
     fn read_counters(&self) -> Result<Vec<u64>, Disagreement> {
@@ -463,11 +468,7 @@ impl Rig {
         let model = model.map(|(key, connection)| (*key, told(connection)));
         compare_all("FLOWS and OPENING", &flows.collect(), &model.collect())?;
         let pins = self.kernel.take_pins().map_err(broken)?;
-        compare_all(
-            "PINS",
-            &pins.into_iter().collect(),
-            &hashed(&self.model.memory.pins),
-        )?;
+        compare_all("PINS", &pins.into_iter().collect(), &self.model_pins())?;
         let bound = self.kernel.take_affinity().map_err(broken)?;
         let bound = bound
             .into_iter()

@@ -1,7 +1,6 @@
 //! The node under test, and what its programs make of packets.
 
 use std::{
-    collections::BTreeMap,
     fs,
     os::fd::OwnedFd,
     path::Path,
@@ -22,7 +21,7 @@ use lb_agent::{
     reconcile::Reconciler,
 };
 use lb_common::{
-    Backend, Counter, DatapathConfig, Flow, FlowKey, Hop, Pin, PinKey,
+    Backend, Counter, DatapathConfig, Flow, FlowKey, Hop,
     counter::{Hook, Outcome},
     flow::opening,
     maps::{self, MapSpec},
@@ -408,26 +407,6 @@ impl Bench {
         self.store.kept().expect("read the connections")
     }
 
-    /// The connections whose backend the tables do not say, by the hashes of their pins' keys.
-    ///
-    /// # Panics
-    ///
-    /// If the map cannot be read.
-    #[must_use]
-    pub fn pins(&self) -> BTreeMap<u64, Pin> {
-        self.store.pins().expect("read the pins")
-    }
-
-    /// The same of connections that a client has confirmed.
-    ///
-    /// # Panics
-    ///
-    /// If the map cannot be read.
-    #[must_use]
-    pub fn kept_pins(&self) -> Vec<(PinKey, Pin)> {
-        self.store.kept_pins().expect("read the pins")
-    }
-
     /// Lets every connection remember a next hop that was right once.
     ///
     /// # Panics
@@ -464,7 +443,7 @@ const FRONTENDS_MAX: u32 = 1024;
 /// Connections that open, at most.
 const OPENING_MAX: u32 = 65_536;
 /// Elements of `OPENING_PINS` on the bench.
-pub const OPENING_PINS: u32 = 1024;
+pub(super) const OPENING_PINS_MAX: u32 = 1024;
 
 /// Connections that no flood displaces, at most.
 pub const FLOWS_MAX: u32 = 256;
@@ -485,7 +464,7 @@ pub fn specs() -> Vec<MapSpec> {
         // So few that connections displace each other's marks.
         maps::ESTABLISHED => 16,
         maps::PINS => 512,
-        maps::OPENING_PINS => OPENING_PINS,
+        maps::OPENING_PINS => OPENING_PINS_MAX,
         maps::SOCKETS => 64,
         _ => spec.max_entries,
     };

@@ -20,8 +20,7 @@ use lb_agent::{
     reconcile::Programmed,
 };
 use lb_common::{
-    Affinity, AffinityKey, Counter, Flow, FlowKey, FragmentKey, Fragments, Pin, PinKey, Slot,
-    flow::opening_pins, maps,
+    Affinity, AffinityKey, Counter, Flow, FlowKey, FragmentKey, Fragments, Pin, PinKey, Slot, maps,
 };
 
 use super::{Bench, Frame, Program, Verdict, bench::FINISHED, packet::ends};
@@ -32,8 +31,8 @@ pub(super) mod command {
     pub(in crate::programs) const LOOKUP: u32 = 1;
     pub(in crate::programs) const UPDATE: u32 = 2;
     pub(super) const TEST_RUN: u32 = 10;
-    pub(super) const LOOKUP_BATCH: u32 = 24;
-    pub(super) const LOOKUP_AND_DELETE_BATCH: u32 = 25;
+    pub(in crate::programs) const LOOKUP_BATCH: u32 = 24;
+    pub(in crate::programs) const LOOKUP_AND_DELETE_BATCH: u32 = 25;
 }
 
 /// The member `test` of `union bpf_attr`.
@@ -128,8 +127,8 @@ pub struct Kernel {
     devices: [u32; 6],
     flows: RawFd,
     opening: Arc<Opening>,
-    pins: RawFd,
-    opening_pins: Arc<OpeningPins>,
+    pub(super) pins: RawFd,
+    pub(super) opening_pins: Arc<OpeningPins>,
     affinity: RawFd,
     pieces: RawFd,
     counters: RawFd,
@@ -314,22 +313,6 @@ impl Kernel {
         look_up(self.pins, key).or_else(|| self.opening_pins.pin(key))
     }
 
-    /// All pins, by the hashes of their keys: those of confirmed connections come last.
-    ///
-    /// # Errors
-    ///
-    /// If a map cannot be read.
-    pub fn pins(&self) -> io::Result<Vec<(u64, Pin)>> {
-        self.pins_by(command::LOOKUP_BATCH)
-    }
-
-    fn pins_by(&self, command: u32) -> io::Result<Vec<(u64, Pin)>> {
-        let mut pins = self.opening_pins.all();
-        let kept = batch::<PinKey, Pin>(command, self.pins)?.into_iter();
-        pins.extend(kept.map(|(key, pin)| (opening_pins::hash(&key), pin)));
-        Ok(pins)
-    }
-
     /// Takes all connections out of `FLOWS`.
     ///
     /// # Errors
@@ -348,17 +331,6 @@ impl Kernel {
         let records = self.opening.records();
         self.opening.clear();
         Ok(records)
-    }
-
-    /// Takes all pins out: those of confirmed connections come last.
-    ///
-    /// # Errors
-    ///
-    /// If a map cannot be emptied.
-    pub fn take_pins(&self) -> io::Result<Vec<(u64, Pin)>> {
-        let pins = self.pins_by(command::LOOKUP_AND_DELETE_BATCH)?;
-        self.opening_pins.clear();
-        Ok(pins)
     }
 
     /// Takes all clients' affinities out.
@@ -441,7 +413,7 @@ fn look_up<K: Pod, V: Pod>(map: RawFd, key: &K) -> Option<V> {
 }
 
 /// Reads all elements of a hash map, or takes them out.
-fn batch<K: Pod, V: Pod>(command: u32, map: RawFd) -> io::Result<Vec<(K, V)>> {
+pub(super) fn batch<K: Pod, V: Pod>(command: u32, map: RawFd) -> io::Result<Vec<(K, V)>> {
     let (mut keys, mut values) = (vec![K::zeroed(); BATCH], vec![V::zeroed(); BATCH]);
     let (mut at, mut is_first, mut all) = (0_u64, true, Vec::new());
     loop {

@@ -18,13 +18,14 @@ mod kernel;
 mod known;
 mod opening;
 mod packet;
+mod pins;
 mod run;
 mod service;
 mod store;
 
 pub use addresses::Family;
 pub use answer::Answer;
-pub use bench::{Bench, FLOWS_MAX, OPENING_PINS, on_bench, on_own_bench, specs};
+pub use bench::{Bench, FLOWS_MAX, on_bench, on_own_bench, specs};
 pub use case::{Case, each_case, each_case_on_the_wire};
 pub use devices::{BEHIND_MAC, GATEWAY_MAC, NODE2_MAC, TUNNEL_MAC, UPLINK_MAC};
 pub(crate) use driven::{create_map, set_program};

@@ -17,7 +17,6 @@ use lb_common::{
     flow::{
         Marks,
         opening::{HEADER, WAYS},
-        opening_pins,
     },
     frontend::index::Listed,
     maps::{
@@ -107,7 +106,7 @@ impl Store {
     pub(super) fn pins(&self) -> Result<BTreeMap<u64, Pin>> {
         let mut pins: BTreeMap<_, _> = self.opening_pins.all().into_iter().collect();
         let kept = read(&self.pins)?.into_iter();
-        pins.extend(kept.map(|(key, pin)| (opening_pins::hash(&key), pin)));
+        pins.extend(kept.map(|(key, pin)| (self.opening_pins.hash(&key), pin)));
         Ok(pins)
     }
 

@@ -7,12 +7,12 @@ use bytemuck::Zeroable as _;
 use lb_common::{
     PinKey,
     counter::Outcome::{NewFlow, Redirected, Replied, ToStack},
-    flow::opening_pins::{Place, WAYS, buckets_of, hash},
+    flow::opening_pins::WAYS,
     protocol,
 };
 use lb_tests::programs::{
-    BACKEND_PORT, Bench, Case, Family, NODE2_MAC, OPENING_PINS, Packet, Pod, Program, Service,
-    Transport, UPLINK_MAC, Verdict, each_case, each_case_on_the_wire, on_bench,
+    BACKEND_PORT, Bench, Case, Family, NODE2_MAC, Packet, Pod, Program, Service, Transport,
+    UPLINK_MAC, Verdict, each_case, each_case_on_the_wire, on_bench,
 };
 
 use crate::flows::{check_reply, check_to, each_tcp, each_udp, three};
@@ -154,33 +154,42 @@ fn s58_a_pinned_connection_whose_record_is_forgotten_goes_on_where_it_was() {
 }
 
 /// Ports from which a client's pins have their place where that of the first one has it, and that one's port.
-fn neighbours(case: Case) -> impl Iterator<Item = u16> {
+fn neighbours(bench: &Bench, case: Case) -> Vec<u16> {
     let (client, vip) = (case.pod_client(0), case.vip(1));
-    let bucket = move |src_port| {
-        let key = PinKey {
+    let place = |src_port| {
+        bench.place_of_pin(&PinKey {
             src: client.ip().into(),
             dst: vip.ip().into(),
             src_port,
             dst_port: vip.port(),
             protocol: protocol::UDP,
             ..PinKey::zeroed()
-        };
-        Place::of(hash(&key), buckets_of(OPENING_PINS))
+        })
     };
-    (20_000..).filter(move |port| bucket(*port) == bucket(20_000))
+    let ports = (1024..=u16::MAX).filter(|port| place(*port) == place(1024));
+    ports.collect()
 }
 
 /// Nobody confirms what only a client sends, so its pin stays among those that newcomers displace.
 #[test]
 fn pin_of_datagrams_that_nobody_answers_stays_as_long_as_they_come() {
     each_udp(|bench, case| {
-        bench.serve(&[Service::new(1, three()).by_chance()]);
-        let mut ports = neighbours(case);
+        let mut ports = neighbours(bench, case).into_iter();
         let mut next = || ports.next().expect("a port");
-        let first = next();
+        // One that is not with the slot's owner, where it would be found without its pin.
+        let (first, backend) = loop {
+            let port = next();
+            bench.serve(&[Service::new(1, three())]);
+            let owner = open(bench, case, port);
+            bench.clear();
+            bench.serve(&[Service::new(1, three()).by_chance()]);
+            let backend = open(bench, case, port);
+            if backend != owner {
+                break (port, backend);
+            }
+        };
         let datagram = case.following(case.pod_client(first), case.vip(1));
-        let backend = open(bench, case, first);
-        for _ in 0..4 * WAYS {
+        for _ in 0..3 * WAYS {
             open(bench, case, next());
             bench.age(1);
             check_to(bench, &datagram, backend, false);

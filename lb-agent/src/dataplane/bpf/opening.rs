@@ -383,6 +383,11 @@ pub(super) fn seed(pins: &Pins, earlier: &Pins) -> Result<u64, Error> {
     Ok(RandomState::new().hash_one(0) | 1)
 }
 
+/// The same of the map that is pinned at `path`; 0 if there is none.
+pub(super) fn pinned_seed(path: &Path) -> Result<u64, Error> {
+    Ok(Opening::open(path)?.map_or(0, |opening| opening.seed))
+}
+
 /// Notes it there.
 pub(super) fn set_seed(pins: &Pins, seed: u64) -> Result<(), Error> {
     if let Some(word) = Opening::pinned(pins)?.lines.as_slice().first() {

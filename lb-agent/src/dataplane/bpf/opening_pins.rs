@@ -10,11 +10,12 @@ use std::{
 use lb_common::{
     Pin, PinKey,
     flow::opening_pins::{self, Line, Place, TAGS, Tags, WORDS},
-    maps::{LAYOUT_VERSION, MapSpec, OPENING_PINS},
+    maps::{LAYOUT_VERSION, MapSpec, OPENING, OPENING_PINS},
 };
 
 use super::{
     error::Error,
+    opening,
     pins::Pins,
     raw::{Put, RawMap},
     words::Words,
@@ -27,21 +28,23 @@ pub(super) const KEY: usize = size_of::<u64>();
 pub struct OpeningPins {
     words: Words,
     buckets: u32,
+    seed: u64,
 }
 
 impl OpeningPins {
-    /// Maps the array, which looks like this.
+    /// Maps the array, which looks like this, and whose pins are found by this seed.
     ///
     /// # Errors
     ///
     /// If it is something else, or cannot be mapped.
-    pub(super) fn new(map: BorrowedFd<'_>, spec: &MapSpec) -> io::Result<Self> {
+    pub(super) fn new(map: BorrowedFd<'_>, spec: &MapSpec, seed: u64) -> io::Result<Self> {
         if spec.value_size as usize != size_of::<Line>() {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         Ok(Self {
             words: Words::new(map, spec.max_entries as usize * WORDS)?,
             buckets: opening_pins::buckets_of(spec.max_entries),
+            seed,
         })
     }
 
@@ -51,37 +54,41 @@ impl OpeningPins {
     ///
     /// [`Error`] if there is none, or it cannot be mapped.
     pub fn open(pin_dir: &Path) -> Result<Self, Error> {
-        let map = RawMap::pinned(OPENING_PINS, &Pins::at(pin_dir, LAYOUT_VERSION))?;
-        Self::new(map.as_fd(), &map.spec).map_err(|source| Error::Mmap {
+        let pins = Pins::at(pin_dir, LAYOUT_VERSION);
+        let map = RawMap::pinned(OPENING_PINS, &pins)?;
+        let seed = opening::pinned_seed(&pins.map(OPENING))?;
+        Self::new(map.as_fd(), &map.spec, seed).map_err(|source| Error::Mmap {
             map: OPENING_PINS,
             source,
         })
     }
 
-    /// All pins, with the hashes of their keys: of a bucket, the newest last.
+    /// What stands for a key here.
+    #[must_use]
+    pub fn hash(&self, key: &PinKey) -> u64 {
+        opening_pins::hash(key, self.seed)
+    }
+
+    /// All pins, with the hashes of their keys: of a bucket, the newest first.
     #[must_use]
     pub fn all(&self) -> Vec<(u64, Pin)> {
         let elements = self.words.as_slice().chunks_exact(WORDS);
         let tags = opening_pins::elements(self.buckets) - self.buckets;
         elements
             .skip(tags as usize)
-            .flat_map(|words| {
-                let mut pins: Vec<_> = opening_pins::all(&Bucket(words)).collect();
-                pins.reverse();
-                pins
-            })
+            .flat_map(|words| opening_pins::all(&Bucket(words)).collect::<Vec<_>>())
             .collect()
     }
 
     /// The pin of a key.
     #[must_use]
     pub fn pin(&self, key: &PinKey) -> Option<Pin> {
-        self.get(opening_pins::hash(key))
+        self.get(self.hash(key))
     }
 
     /// Notes the pin of a key.
     pub fn note(&self, key: &PinKey, pin: Pin) {
-        self.put(opening_pins::hash(key), pin, Put::Any);
+        self.put(self.hash(key), pin, Put::Any);
     }
 
     /// Forgets all; no program may run meanwhile.
@@ -105,8 +112,7 @@ impl OpeningPins {
         if matches!(put, Put::IfAbsent) && self.get(hash).is_some() {
             return false;
         }
-        let last = opening_pins::put(&bucket, hash, pin);
-        tags.store(Tags(tags.load(Relaxed)).put(hash, last).0, Relaxed);
+        tags.store(opening_pins::put(&bucket, hash, pin).0, Relaxed);
         true
     }
 
@@ -121,7 +127,7 @@ impl OpeningPins {
         let place = Place::of(hash, self.buckets);
         let mut words = self.words.as_slice().chunks_exact(WORDS);
         let mut tags = self.words.halves().chunks_exact(TAGS);
-        let bucket = Bucket(words.nth(place.words as usize)?);
+        let bucket = Bucket(words.nth(place.bucket as usize)?);
         let tags = tags.nth(place.tags as usize)?;
         Some((bucket, tags.get(place.at as usize)?))
     }

@@ -13,14 +13,14 @@ use aya::{
 use bytemuck::{Pod, Zeroable};
 use lb_common::{
     FlowKey, Pin,
-    maps::{Kind, MapSpec, OPENING_WORDS},
+    maps::{Kind, MapSpec, OPENING, OPENING_WORDS},
 };
 use nix::errno::Errno;
 
 use super::{
     error::{Error, is_absent},
     load::spec_of,
-    opening::Opening,
+    opening::{self, Opening},
     opening_pins::{self, OpeningPins},
     pins::Pins,
     syscall::{BATCH, Batch, bpf, command},
@@ -101,7 +101,8 @@ impl RawMap {
             map.records = Some(records);
         }
         if map.spec.has_pins() {
-            let pins = OpeningPins::new(map.as_fd(), &map.spec);
+            let seed = opening::pinned_seed(&path.with_file_name(OPENING))?;
+            let pins = OpeningPins::new(map.as_fd(), &map.spec, seed);
             let pins = pins.map_err(|source| Error::Mmap { map: name, source })?;
             (map.key_len, map.value_len) = (opening_pins::KEY, size_of::<Pin>());
             map.pins = Some(pins);
@@ -137,7 +138,8 @@ impl RawMap {
             return records.for_each(&mut take);
         }
         if let Some(pins) = &self.pins {
-            let mut all = pins.all().into_iter();
+            // Whoever puts them in this order elsewhere has the newest of a bucket first again.
+            let mut all = pins.all().into_iter().rev();
             return all
                 .try_for_each(|(hash, pin)| take(&hash.to_ne_bytes(), bytemuck::bytes_of(&pin)));
         }
@@ -233,6 +235,14 @@ impl RawMap {
         }
         value.resize(self.value_len, 0);
         self.element(command::LOOKUP, address(key), address_mut(value), 0)
+    }
+
+    /// What stands for a key in this map: a hash, for those of pins in earlier layouts.
+    pub(super) fn own_key(&self, key: Vec<u8>) -> Vec<u8> {
+        match (&self.pins, bytemuck::try_pod_read_unaligned(&key)) {
+            (Some(pins), Ok(key)) => pins.hash(&key).to_ne_bytes().to_vec(),
+            _ => key,
+        }
     }
 
     /// Writes the element `key`. False if it is there and is to be left alone.

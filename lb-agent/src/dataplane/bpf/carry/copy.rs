@@ -193,7 +193,8 @@ impl Copy {
             return Some((key.to_vec(), value.to_vec()));
         };
         if !is_per_cpu(&self.to.spec) {
-            return convert(key, value);
+            let (key, value) = convert(key, value)?;
+            return Some((self.to.own_key(key), value));
         }
         let (mut new_key, mut values) = (None, Vec::new());
         for of_cpu in value.chunks_exact(size_of::<u64>()) {

@@ -227,7 +227,10 @@ fn follows(map: &str) -> Option<&'static str> {
 /// A hash that programs fill goes on filling while it is carried over: half of it is for what comes
 /// meanwhile. One that forgets has room for all; of one with buckets, some are full where half of it is taken.
 fn room(spec: &MapSpec, way: Way) -> u32 {
-    if way == Way::Follow && spec.kind == Kind::Hash as u32 || spec.has_words() {
+    if spec.has_pins() {
+        // The next ones displace them anyway, and a hash map of an earlier layout is never less full.
+        u32::MAX
+    } else if way == Way::Follow && spec.kind == Kind::Hash as u32 || spec.has_words() {
         spec.max_entries / 2
     } else {
         spec.max_entries
@@ -261,7 +264,7 @@ fn is_fixed(map: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use lb_common::{
-        Flow, FlowKey,
+        Flow, FlowKey, Pin, PinKey,
         maps::{SLOTS, SPECS},
     };
 
@@ -355,6 +358,28 @@ mod tests {
         };
         assert!(shrinks_with(262_144));
         assert!(!shrinks_with(262_145), "more than half");
+    }
+
+    #[test]
+    fn pins_that_the_next_ones_displace_keep_no_capacity() {
+        let hash_map = MapSpec::new::<PinKey, Pin>(OPENING_PINS, Kind::LruHash, 131_072);
+        let changed = vec![Changed {
+            spec: hash_map,
+            elements: Elements::Convert(|_, _| None),
+        }];
+        let layout = Layout {
+            version: 0,
+            changed: changed.leak(),
+        };
+        let found = |name: &str| {
+            let mut found = same(name)?;
+            if name == OPENING_PINS {
+                (found.spec, found.used) = (hash_map, 131_072);
+            }
+            Some(found)
+        };
+        let plan = plan(&SPECS, found, Some(&layout)).ok().unwrap();
+        assert_eq!((plan.kept.len(), plan.specs()), (0, SPECS.to_vec()));
     }
 
     #[test]

@@ -46,6 +46,12 @@ pub(super) enum Elements {
 /// counterpart. Of a map that has a value for each CPU, it is called with each.
 pub(super) type Convert = fn(&[u8], &[u8]) -> Option<(Vec<u8>, Vec<u8>)>;
 
+/// The same keys and values, which are found in another way.
+#[cfg(not(feature = "lab-layout"))]
+fn same(key: &[u8], value: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+    Some((key.to_vec(), value.to_vec()))
+}
+
 /// All of them.
 #[cfg(not(feature = "lab-layout"))]
 const KNOWN: [Layout; 3] = [lab::OTHER, v3::LAYOUT, v4::LAYOUT];

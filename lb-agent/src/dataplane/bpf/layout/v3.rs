@@ -13,13 +13,8 @@ pub(super) const LAYOUT: Layout = Layout {
     changed: &[
         Changed {
             spec: MapSpec::new::<FlowKey, Flow>(OPENING, Kind::LruHash, OPENING_MAX),
-            elements: Elements::Convert(same),
+            elements: Elements::Convert(super::same),
         },
         v4::PINS,
     ],
 };
-
-/// Records have the same keys and values.
-fn same(key: &[u8], value: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
-    Some((key.to_vec(), value.to_vec()))
-}
