@@ -34,6 +34,15 @@ impl Bench {
         self.store.kept_pins().expect("read the pins")
     }
 
+    /// Forgets those.
+    ///
+    /// # Panics
+    ///
+    /// If the map cannot be changed.
+    pub fn forget_kept_pins(&mut self) {
+        self.store.clear_kept_pins().expect("forget the pins");
+    }
+
     /// Where the pin of a connection is that no client has confirmed.
     #[must_use]
     pub fn place_of_pin(&self, key: &PinKey) -> Place {

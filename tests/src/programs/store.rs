@@ -120,6 +120,14 @@ impl Store {
         read(&self.pins)
     }
 
+    /// Forgets those.
+    pub(super) fn clear_kept_pins(&mut self) -> Result<()> {
+        for (key, _) in read(&self.pins)? {
+            self.pins.remove(&Raw(key)).context("forget a pin")?;
+        }
+        Ok(())
+    }
+
     /// Replaces the record of a flow, and lets programs ask it for the next packet.
     pub(super) fn put_flow(&mut self, key: &FlowKey, flow: &Flow) -> Result<()> {
         self.clear_marks()?;
@@ -178,9 +186,7 @@ impl Store {
     pub(super) fn clear(&mut self) -> Result<()> {
         self.clear_flows()?;
         self.opening_pins.clear();
-        for (key, _) in read(&self.pins)? {
-            self.pins.remove(&Raw(key)).context("forget a pin")?;
-        }
+        self.clear_kept_pins()?;
         for key in self.drops()?.into_keys() {
             self.drops.remove(&Raw(key)).context("clear DROPS")?;
         }

@@ -197,6 +197,31 @@ fn pin_of_datagrams_that_nobody_answers_stays_as_long_as_they_come() {
     });
 }
 
+/// `PINS` makes room for others. The pin of the time before the connection was confirmed is there still.
+#[test]
+fn pin_of_a_confirmed_connection_that_was_forgotten_is_noted_again() {
+    each_tcp(|bench, case| {
+        bench.serve(&[Service::new(1, three()).by_chance()]);
+        let backends: Vec<_> = (40_000..40_020)
+            .map(|port| open(bench, case, port))
+            .collect();
+        let go_on = |bench: &mut Bench| {
+            for (port, backend) in (40_000..).zip(&backends) {
+                let (client, vip) = (case.pod_client(port), case.vip(1));
+                check_reply(bench, case, *backend, client, vip);
+                check_to(bench, &case.following(client, vip), *backend, false);
+            }
+        };
+        go_on(bench);
+        assert_eq!(bench.kept_pins().len(), backends.len());
+        bench.forget_kept_pins();
+        bench.age(1);
+        go_on(bench);
+        // Those that are with their slot's owner need none.
+        assert_ne!(bench.kept_pins(), []);
+    });
+}
+
 /// Makes a datagram a packet of SCTP, whose ports are in the same place. Nothing behind them is read.
 fn sctp(packet: &Packet) -> Vec<u8> {
     let mut frame = packet.bytes();
