@@ -1,8 +1,7 @@
 //! Pins of connections that no client has confirmed, in an array: where chance puts them, the newest first.
 //!
-//! A hash map that forgets its oldest elements costs a packet that opens a connection half of what all else does. Nothing here
-//! is allocated, freed or put in order: whoever writes moves those of a bucket up by one, and the last one is
-//! forgotten. Nobody is excluded meanwhile, so a pin is good only with the word that goes with it.
+//! To insert into a hash map that forgets its oldest elements takes half a microsecond. Nothing here is allocated,
+//! freed or put in order: whoever writes moves those of a bucket up by one, and the last one is forgotten. Nobody is excluded meanwhile, so a pin is good only with the word that goes with it.
 //!
 //! Most connections have none, and their first packets would wait for a bucket that is in no cache. So a few bits of
 //! each pin's hash lie by themselves, in a sixteenth of the room, in front of all buckets.
