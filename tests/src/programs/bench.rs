@@ -443,7 +443,7 @@ const FRONTENDS_MAX: u32 = 1024;
 /// Connections that open, at most.
 const OPENING_MAX: u32 = 65_536;
 /// Elements of `OPENING_PINS` on the bench: so many that chance does not put five of hundreds of pins into a bucket.
-pub(super) const OPENING_PINS_MAX: u32 = 16_384;
+pub(super) const OPENING_PINS_MAX: u32 = 8192;
 
 /// Connections that no flood displaces, at most.
 pub const FLOWS_MAX: u32 = 256;

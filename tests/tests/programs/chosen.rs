@@ -153,7 +153,7 @@ fn s58_a_pinned_connection_whose_record_is_forgotten_goes_on_where_it_was() {
     });
 }
 
-/// Ports from which a client's pins have their place where that of the first one has it, and that one's port.
+/// Ports from which a client's pins have one place: of all places that with the most.
 fn neighbours(bench: &Bench, case: Case) -> Vec<u16> {
     let (client, vip) = (case.pod_client(0), case.vip(1));
     let place = |src_port| {
@@ -166,8 +166,13 @@ fn neighbours(bench: &Bench, case: Case) -> Vec<u16> {
             ..PinKey::zeroed()
         })
     };
-    let ports = (1024..=u16::MAX).filter(|port| place(*port) == place(1024));
-    ports.collect()
+    let mut ports: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for port in 1024..=u16::MAX {
+        let place = place(port);
+        ports.entry(place.bucket).or_default().push(port);
+    }
+    let most = ports.into_values().max_by_key(Vec::len);
+    most.expect("ports")
 }
 
 /// Nobody confirms what only a client sends, so its pin stays among those that newcomers displace.
@@ -189,7 +194,7 @@ fn pin_of_datagrams_that_nobody_answers_stays_as_long_as_they_come() {
             }
         };
         let datagram = case.following(case.pod_client(first), case.vip(1));
-        for _ in 0..3 * WAYS {
+        for _ in 0..2 * WAYS {
             open(bench, case, next());
             bench.age(1);
             check_to(bench, &datagram, backend, false);
