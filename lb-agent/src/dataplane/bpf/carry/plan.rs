@@ -276,6 +276,18 @@ mod tests {
         Some(Found { spec, used: 0 })
     }
 
+    /// One in which a map was like this.
+    fn layout(spec: MapSpec) -> Layout {
+        let changed = vec![Changed {
+            spec,
+            elements: Elements::Convert(|_, _| None),
+        }];
+        Layout {
+            version: 0,
+            changed: changed.leak(),
+        }
+    }
+
     fn ways(plan: &Plan) -> Vec<(&'static str, Way)> {
         let apart = plan.maps.iter().filter(|map| map.way != Way::Share);
         apart.map(|map| (map.spec.name, map.way)).collect()
@@ -363,14 +375,7 @@ mod tests {
     #[test]
     fn pins_that_the_next_ones_displace_keep_no_capacity() {
         let hash_map = MapSpec::new::<PinKey, Pin>(OPENING_PINS, Kind::LruHash, 131_072);
-        let changed = vec![Changed {
-            spec: hash_map,
-            elements: Elements::Convert(|_, _| None),
-        }];
-        let layout = Layout {
-            version: 0,
-            changed: changed.leak(),
-        };
+        let layout = layout(hash_map);
         let found = |name: &str| {
             let mut found = same(name)?;
             if name == OPENING_PINS {
@@ -388,14 +393,7 @@ mod tests {
             value_size: 400,
             ..MapSpec::new::<FlowKey, Flow>(FLOWS, Kind::Hash, 8)
         };
-        let changed = vec![Changed {
-            spec: longer,
-            elements: Elements::Convert(|_, _| None),
-        }];
-        let layout = Layout {
-            version: 0,
-            changed: changed.leak(),
-        };
+        let layout = layout(longer);
         let found = |name: &str| {
             let mut found = same(name)?;
             if name == FLOWS {
